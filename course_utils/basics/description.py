@@ -1,0 +1,213 @@
+"""`describe_output`: everything one should know of an output before using it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.foundation.arguments import check_choice, describe_value, dtype_name
+from course_utils.foundation.values import KINDS, sums_to_one, value_kinds
+
+# What the axes of an output mean, by task and number of dimensions.
+_AXES = {
+    "binary": {1: ("N samples",), 2: ("N samples", "1 logit")},
+    "multiclass": {2: ("N samples", "C classes"), 3: ("N samples", "C classes", "L positions")},
+    "multilabel": {2: ("N samples", "C classes")},
+    "regression": {1: ("N samples",), 2: ("N samples", "D outputs")},
+    "segmentation": {4: ("N samples", "C classes", "H rows", "W columns")},
+    "sequence": {3: ("N samples", "T time steps", "V vocabulary")},
+}
+_GUESSED_AXES = {
+    0: (),
+    1: ("N samples",),
+    2: ("N samples", "C classes or D outputs"),
+    3: ("N samples", "T time steps (or C classes)", "V vocabulary (or L positions)"),
+    4: ("N samples", "C classes or channels", "H rows", "W columns"),
+}
+TASKS = tuple(_AXES)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputReport:
+    """What `describe_output` found; `print(report)` says it in words.
+
+    Attributes:
+        path: where in a nested output this part is, for example "['boxes'][0]"; empty at the top.
+        shape, dtype, device: of the tensor; None for a container.
+        axes: what each axis means; guessed from the number of dimensions when no task was given.
+        requires_grad: is it still attached to a graph?
+        nan_count, inf_count: numbers of NaN and of infinite values.
+        minimum, maximum: over the finite values; None where there are none.
+        kinds: what the values can be, of "logits", "probabilities" and "log_probabilities"; of a container, what
+            all its tensors can be.
+        reasons: a sentence on each kind, saying why or why not.
+        parts: the reports of a container's parts, by key or index.
+    """
+
+    path: str
+    shape: tuple[int, ...] | None
+    dtype: torch.dtype | None
+    device: torch.device | None
+    axes: tuple[str, ...]
+    requires_grad: bool
+    nan_count: int
+    inf_count: int
+    minimum: float | None
+    maximum: float | None
+    kinds: tuple[str, ...]
+    reasons: dict[str, str] = field(default_factory=dict)
+    parts: dict[Any, OutputReport] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, key: Any) -> OutputReport:
+        return self.parts[key]
+
+    def to_frame(self):
+        """A DataFrame with one row per tensor."""
+        import pandas as pd
+
+        names = ("path", "shape", "dtype", "requires_grad", "nan_count", "inf_count", "minimum", "maximum", "kinds")
+        return pd.DataFrame([{name: getattr(leaf, name) for name in names} for leaf in self._leaves()])
+
+    def _leaves(self) -> list[OutputReport]:
+        if self.shape is not None:
+            return [self]
+        return [leaf for part in self.parts.values() for leaf in part._leaves()]
+
+    def __repr__(self) -> str:
+        if self.shape is None:
+            return "\n\n".join(repr(leaf) for leaf in self._leaves()) or "an output without tensors"
+        values = "none finite" if self.minimum is None else f"{self.minimum:.3f} to {self.maximum:.3f}"
+        bad = (
+            f", {self.nan_count} NaN, {self.inf_count} infinite" if self.nan_count or self.inf_count else ", all finite"
+        )
+        graph = "attached to a graph (requires_grad)" if self.requires_grad else "detached"
+        lines = [
+            f"{'output' + self.path}: {dtype_name(self.dtype)} {self.shape} on {self.device}, {graph}",
+            *(
+                f"  axis {i}: {size} = {meaning}"
+                for i, (size, meaning) in enumerate(zip(self.shape, self.axes, strict=True))
+            ),
+            f"  values: {values}{bad}",
+            *(f"  {kind.replace('_', '-')}? {self.reasons[kind]}" for kind in KINDS if kind in self.reasons),
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
+
+def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
+    """Report the contract of a model's output: shape and meaning of each axis, dtype, device, gradient, range, kind.
+
+    The kinds say what the values *can* be. Any real number can be a logit, so "probabilities" in the kinds comes
+    together with "logits"; the absence of a kind is the strong statement.
+
+    Args:
+        output: a tensor, or dicts, lists and tuples of tensors, nested as deep as you like. NaN and Inf are welcome:
+            they are counted.
+        task: "binary", "multiclass", "multilabel", "regression", "segmentation" (N, C, H, W) or "sequence" (N, T, V);
+            None guesses from the shape.
+
+    Raises:
+        TypeError: something in the output is neither tensor nor container.
+        ValueError: an unknown task, or a number of dimensions that does not fit it.
+
+    >>> report = describe_output(torch.tensor([[2.0, -1.0, 0.5]]), task="multiclass")
+    >>> report.kinds
+    ('logits',)
+    >>> describe_output(torch.softmax(torch.tensor([[2.0, -1.0, 0.5]]), dim=1)).kinds
+    ('logits', 'probabilities')
+    """
+    if task is not None:
+        check_choice(task, "task", TASKS)
+    return _describe(output, task, path="")
+
+
+def _describe(output: Any, task: str | None, path: str) -> OutputReport:
+    if isinstance(output, Tensor):
+        return _describe_tensor(output, task, path)
+    if isinstance(output, Mapping):
+        items = dict(output)
+    elif isinstance(output, (list, tuple)):
+        items = dict(enumerate(output))
+    else:
+        where = f"output{path}" if path else "output"
+        raise TypeError(
+            f"{where} must be a tensor or a dict, list or tuple of tensors, but is {describe_value(output)}"
+        )
+    parts = {key: _describe(value, task, f"{path}[{key!r}]") for key, value in items.items()}
+    kinds = tuple(kind for kind in KINDS if parts and all(kind in part.kinds for part in parts.values()))
+    return OutputReport(
+        path=path,
+        shape=None,
+        dtype=None,
+        device=None,
+        axes=(),
+        requires_grad=any(part.requires_grad for part in parts.values()),
+        nan_count=sum(part.nan_count for part in parts.values()),
+        inf_count=sum(part.inf_count for part in parts.values()),
+        minimum=min((part.minimum for part in parts.values() if part.minimum is not None), default=None),
+        maximum=max((part.maximum for part in parts.values() if part.maximum is not None), default=None),
+        kinds=kinds,
+        parts=parts,
+    )
+
+
+def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputReport:
+    values = output.detach()
+    axes = _axes(values, task)
+    real = values if values.is_floating_point() else values.double()
+    finite = real[torch.isfinite(real)]
+    if task == "regression":
+        kinds, reasons = (), dict.fromkeys(KINDS, "no: a regression's outputs are values in the target's own unit")
+    else:
+        found = value_kinds(values, class_dim=_class_dim(values, task), exclusive=_exclusive(task))
+        kinds, reasons = found.kinds, found.reasons
+    return OutputReport(
+        path=path,
+        shape=tuple(values.shape),
+        dtype=values.dtype,
+        device=values.device,
+        axes=axes,
+        requires_grad=output.requires_grad,
+        nan_count=int(torch.isnan(real).sum()),
+        inf_count=int(torch.isinf(real).sum()),
+        minimum=float(finite.min()) if finite.numel() else None,
+        maximum=float(finite.max()) if finite.numel() else None,
+        kinds=kinds,
+        reasons=reasons,
+    )
+
+
+def _axes(values: Tensor, task: str | None) -> tuple[str, ...]:
+    if task is None:
+        return _GUESSED_AXES.get(values.ndim) or tuple(f"axis {i}" for i in range(values.ndim))
+    known = _AXES[task]
+    if values.ndim not in known and not (task in ("multiclass", "multilabel") and values.ndim > 2):
+        wanted = " or ".join(f"({', '.join(name.split()[0] for name in axes)})" for axes in known.values())
+        raise ValueError(f"the output of a {task} task has the shape {wanted}, but this is {describe_value(values)}")
+    return known.get(values.ndim) or ("N samples", "C classes", *(f"axis {i}" for i in range(2, values.ndim)))
+
+
+def _class_dim(values: Tensor, task: str | None) -> int | None:
+    """The axis of the classes: the last one of a sequence's (N, T, V), dim 1 otherwise, none in a flat tensor."""
+    if values.ndim < 2:
+        return None
+    if task is None and values.ndim == 3:
+        # (N, C, L) or (N, T, V)? Sums of 1 along dim 1 settle it; otherwise read it as a sequence.
+        return 1 if values.is_floating_point() and values.numel() and sums_to_one(values, 1).all() else 2
+    return values.ndim - 1 if task == "sequence" else 1
+
+
+def _exclusive(task: str | None) -> bool | None:
+    if task is None:
+        return None
+    return task not in ("binary", "multilabel")

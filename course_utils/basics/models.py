@@ -1,0 +1,35 @@
+"""The smallest network that has an output worth reading."""
+
+from torch import Tensor, nn
+
+from course_utils.foundation.arguments import check_count
+
+
+class SimpleNet(nn.Module):
+    """Two linear layers with a ReLU between them. Returns logits: no softmax at the end.
+
+    Args:
+        in_features: D, numbers per sample.
+        hidden_features: width of the hidden layer.
+        out_features: C classes, or the number of values to predict.
+
+    >>> model = SimpleNet(in_features=4, hidden_features=8, out_features=3)
+    >>> model(torch.ones(2, 4)).shape
+    torch.Size([2, 3])
+    """
+
+    def __init__(self, in_features: int = 10, hidden_features: int = 5, out_features: int = 2) -> None:
+        super().__init__()
+        for name, value in (
+            ("in_features", in_features),
+            ("hidden_features", hidden_features),
+            ("out_features", out_features),
+        ):
+            check_count(value, name)
+        self.hidden = nn.Linear(in_features, hidden_features)
+        self.activation = nn.ReLU()
+        self.output = nn.Linear(hidden_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) → logits (N, out_features)."""
+        return self.output(self.activation(self.hidden(x)))

@@ -1,0 +1,211 @@
+"""How an exercise is checked.
+
+A learner's function and a reference solution run on the same cases of real data, and what they return is compared.
+When they differ, every known mistake of the exercise runs on that case too. A mistake that returns what the learner's
+function returned explains it, and its hint is shown. So the catalogue of mistakes is not a list of guesses in prose:
+each entry is code, and the tests feed each one to the check and expect its own hint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.foundation.arguments import describe_value, dtype_name
+
+CHAPTERS = ("basics", "iris")
+
+
+class CheckFailed(AssertionError):
+    """An answer is not right yet. Jupyter shows only the message: the traceback would point into our code."""
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).splitlines()
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A known wrong answer: its name, what to tell the learner, and the wrong code itself."""
+
+    name: str
+    hint: str
+    answer: Callable
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes:
+        name: "chapter.exercise".
+        praise: said when the answer is right; one sentence on what it is good for.
+        reference: a right answer.
+        cases: seed → list of argument tuples, drawn from real data.
+        mistakes: the catalogue; at the first match the search stops, so the special ones stand before the general ones.
+        observe: runs an answer on one case and returns what is compared; by default the value it returns.
+        tolerance: absolute and relative, on floating point values.
+    """
+
+    name: str
+    praise: str
+    reference: Callable
+    cases: Callable[[int], list[tuple]]
+    mistakes: tuple[Mistake, ...]
+    observe: Callable[..., Any] = lambda answer, *arguments: answer(*arguments)
+    tolerance: float = 1e-5
+
+
+def check(name: str, answer: Callable, *, seed: int = 0) -> None:
+    """Check an answer to an exercise; print a line of praise, or raise `CheckFailed` with what is wrong.
+
+    Args:
+        name: of the exercise, for example "basics.spam_probability".
+        answer: the learner's function.
+        seed: which cases are drawn; grading uses another one than the learner sees.
+
+    Raises:
+        CheckFailed: not implemented, raises an error, or returns something else than expected.
+        ValueError: an unknown exercise.
+    """
+    known = exercises()
+    if name not in known:
+        raise ValueError(f"there is no exercise {name!r}; there are {', '.join(known)}")
+    exercise = known[name]
+    if not callable(answer):
+        raise CheckFailed(f"✗ {name}: expected a function, but got {describe_value(answer)}.")
+    for number, case in enumerate(exercise.cases(seed), start=1):
+        _check_case(exercise, answer, case, number)
+    print(f"✓ {name}: right. {exercise.praise}")
+
+
+@cache
+def exercises() -> dict[str, Exercise]:
+    """All exercises of the course by name."""
+    found = [exercise for chapter in CHAPTERS for exercise in import_module(f"course_utils.checks.{chapter}").EXERCISES]
+    return {exercise.name: exercise for exercise in found}
+
+
+def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) -> None:
+    expected = _run(exercise, exercise.reference, case)
+    # The answer gets copies, so that a changed argument is seen and does not spoil the comparison.
+    mine = copy.deepcopy(case)
+    try:
+        got = _run(exercise, answer, mine)
+    except NotImplementedError:
+        raise CheckFailed(f"✗ {exercise.name}: not implemented yet. Replace the raise line with your answer.") from None
+    except Exception as error:
+        got = error
+    difference = _difference(expected, got, exercise.tolerance)
+    if difference is None:
+        if any(_difference(before, after, 0) for before, after in zip(case, mine, strict=True)):
+            raise CheckFailed(
+                f"✗ {exercise.name}: the value is right, but your function changed its arguments in place. "
+                "Whoever calls it still needs them: compute a new tensor instead (x = x + 1, not x += 1)."
+            )
+        return
+    lines = [
+        f"✗ {exercise.name}: not right yet (case {number}).",
+        f"  expected: {_show(expected)}",
+        f"  got:      {_show(got)}",
+        f"  {difference}",
+    ]
+    mistake = _recognise(exercise, case, got)
+    if mistake is not None:
+        lines.append(f"  This looks like: {mistake.name}. {mistake.hint}")
+    raise CheckFailed("\n".join(lines)) from None
+
+
+def _run(exercise: Exercise, answer: Callable, case: tuple) -> Any:
+    # The same random numbers for everyone, and the learner's own stream is not disturbed.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return exercise.observe(answer, *case)
+
+
+def _recognise(exercise: Exercise, case: tuple, got: Any) -> Mistake | None:
+    for mistake in exercise.mistakes:
+        try:
+            wrong = _run(exercise, mistake.answer, copy.deepcopy(case))
+        except Exception as error:
+            wrong = error
+        if _difference(wrong, got, exercise.tolerance) is None:
+            return mistake
+    return None
+
+
+def _difference(expected: Any, got: Any, tolerance: float) -> str | None:
+    """Say how two values differ, or return None if they do not."""
+    if isinstance(got, Exception):
+        same = isinstance(expected, Exception) and str(expected) == str(got) and type(expected) is type(got)
+        return None if same else "Your function raised this error instead of returning a value."
+    if isinstance(expected, Exception):
+        return "One raises an error, the other does not."
+    if isinstance(expected, Tensor):
+        return _tensor_difference(expected, got, tolerance)
+    if isinstance(expected, torch.nn.Module):
+        return _difference(expected.state_dict(), getattr(got, "state_dict", dict)(), tolerance)
+    if isinstance(expected, dict):
+        if not isinstance(got, dict) or list(expected) != list(got):
+            return f"It must have the entries {list(expected)}."
+        parts = ((key, _difference(expected[key], got[key], tolerance)) for key in expected)
+        return next((f"In the entry {key!r}: {text}" for key, text in parts if text), None)
+    if isinstance(expected, (tuple, list)):
+        if not isinstance(got, (tuple, list)) or len(expected) != len(got):
+            return f"It must be {len(expected)} values."
+        parts = ((i, _difference(a, b, tolerance)) for i, (a, b) in enumerate(zip(expected, got, strict=True)))
+        return next((f"In value {i}: {text}" for i, text in parts if text), None)
+    if isinstance(expected, float):
+        if isinstance(got, bool) or not isinstance(got, (int, float)):
+            return "It must be a Python float (for a tensor of one element: .item())."
+        close = torch.isclose(
+            torch.tensor(float(got)), torch.tensor(expected), rtol=tolerance, atol=tolerance, equal_nan=True
+        )
+        return None if close else f"It is off by {float(got) - expected:+.4g}."
+    if type(expected) is not type(got) or not _equal(expected, got):
+        return f"It must be {_show(expected)}."
+    return None
+
+
+def _equal(expected: Any, got: Any) -> bool:
+    # Objects without an own == (scalers, texts) are arguments: the same kind is all that can be asked.
+    return expected == got or type(expected).__eq__ is object.__eq__
+
+
+def _tensor_difference(expected: Tensor, got: Any, tolerance: float) -> str | None:
+    if not isinstance(got, Tensor):
+        return f"It must be a tensor, but is {describe_value(got)}."
+    if got.shape != expected.shape:
+        return f"The shape must be {tuple(expected.shape)}, but is {tuple(got.shape)}."
+    if got.is_floating_point() != expected.is_floating_point():
+        return f"The dtype must be {dtype_name(expected.dtype)}, but is {dtype_name(got.dtype)}."
+    wrong = ~torch.isclose(got.double(), expected.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+    if wrong.any():
+        first = tuple(torch.nonzero(wrong)[0].tolist())
+        return (
+            f"{int(wrong.sum())} of {wrong.numel()} values differ; the first at {list(first)}: "
+            f"expected {expected[first].item():.4g}, got {got[first].item():.4g}."
+        )
+    return None
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Exception):
+        return f"{type(value).__name__}: {value}"
+    if isinstance(value, Tensor):
+        numbers = ", ".join(f"{number:.4g}" for number in value.detach().flatten()[:6].tolist())
+        more = ", …" if value.numel() > 6 else ""
+        return f"{dtype_name(value.dtype)} {tuple(value.shape)} [{numbers}{more}]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_show(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(_show(part) for part in value) + ")"
+    return repr(value)

@@ -1,0 +1,181 @@
+"""The course's own pictures: ten shapes whose true masks and boxes are known to the pixel.
+
+Colour, texture, place, size and angle are drawn independently of the class, so only the shape tells it. Noise and an
+occluding bar make the task real: a network has to learn it, and can be wrong.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from course_utils.foundation.arguments import check_choice, check_count
+from course_utils.foundation.results import Result, short
+from course_utils.foundation.seeding import make_generator
+
+PICTURE_CLASSES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "heart", "bar", "bow tie")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pictures(Result):
+    """Generated pictures, one shape in each.
+
+    Attributes:
+        images: uint8 (N, 3, H, W), RGB.
+        target: class indices, int64 (N,).
+        masks: bool (N, H, W), True on the visible pixels of the shape.
+        boxes: float32 (N, 4), the mask's tight box as x1, y1, x2, y2 in pixels (x2 and y2 exclusive).
+        class_names: the names that `target` indexes.
+    """
+
+    images: Tensor
+    target: Tensor
+    masks: Tensor
+    boxes: Tensor
+    class_names: tuple[str, ...]
+
+    per_sample: ClassVar = ("images", "target", "masks", "boxes")
+
+    def __repr__(self) -> str:
+        return f"Pictures(images={short(self.images)}, {len(self.class_names)} classes)"
+
+    _repr_html_ = None  # a table of pixel values says nothing
+
+
+def generate_pictures(
+    num_pictures: int, *, classes: Sequence[str] = PICTURE_CLASSES, size: int = 32, seed: int | None = 0
+) -> Pictures:
+    """Draw pictures with one shape each.
+
+    Args:
+        num_pictures: N.
+        classes: which of `PICTURE_CLASSES` appear; `target` indexes this list.
+        size: height and width in pixels, at least 16.
+        seed: the same seed gives the same pictures; None draws fresh ones.
+
+    Raises:
+        ValueError: an unknown class, fewer than one picture, a size below 16.
+
+    >>> generate_pictures(4, seed=1)
+    Pictures(images=uint8[4, 3, 32, 32], 10 classes)
+    """
+    check_count(num_pictures, "num_pictures")
+    check_count(size, "size", minimum=16)
+    classes = tuple(check_choice(name, "classes", PICTURE_CLASSES) for name in classes)
+    if not classes:
+        raise ValueError("classes is empty; name at least one of " + ", ".join(PICTURE_CLASSES))
+    generator = make_generator(seed)
+
+    target = torch.randint(len(classes), (num_pictures,), generator=generator)
+    u, v = _shape_coordinates(num_pictures, size, generator)  # (N, H, W) each
+    shape = torch.zeros(num_pictures, size, size, dtype=torch.bool)
+    for index, name in enumerate(classes):
+        of_class = target == index
+        shape[of_class] = _INSIDE[name](u[of_class], v[of_class])
+    occluder = _occluding_bars(u, v, generator)
+    masks = shape & ~occluder
+
+    background, foreground, bar = _contrasting_colours(num_pictures, generator)  # (N, 3, 1, 1) each
+    images = background + _texture(num_pictures, size, generator)
+    images = torch.where(shape[:, None], foreground + _texture(num_pictures, size, generator), images)
+    images = torch.where(occluder[:, None], bar, images)
+    images += 0.05 * torch.randn(images.shape, generator=generator)
+    return Pictures(
+        images=(images.clamp(0, 1) * 255).round().to(torch.uint8),
+        target=target,
+        masks=masks,
+        boxes=mask_boxes(masks),
+        class_names=classes,
+    )
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """The tight boxes of non-empty masks: bool (N, H, W) → float32 (N, 4) as x1, y1, x2, y2 (ends exclusive)."""
+    columns, rows = masks.any(1), masks.any(2)  # (N, W), (N, H)
+
+    def ends(present: Tensor) -> tuple[Tensor, Tensor]:
+        present = present.to(torch.uint8)
+        return present.argmax(1), present.shape[1] - present.flip(1).argmax(1)
+
+    (x1, x2), (y1, y2) = ends(columns), ends(rows)
+    return torch.stack([x1, y1, x2, y2], 1).float()
+
+
+def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def _shape_coordinates(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each pixel's position in its shape's own frame, where the shape fills about [−1, 1]²: two tensors (N, H, W)."""
+    axis = torch.arange(size) + 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    radius = size * _uniform(0.24, 0.40, (n, 1, 1), generator)
+    # The centre stays far enough from the edge for most of the shape to be seen.
+    room = size / 2 - 0.8 * radius
+    cx = size / 2 + room * _uniform(-1, 1, (n, 1, 1), generator)
+    cy = size / 2 + room * _uniform(-1, 1, (n, 1, 1), generator)
+    angle = _uniform(-math.pi / 5, math.pi / 5, (n, 1, 1), generator)
+    dx, dy = (x - cx) / radius, (y - cy) / radius
+    return dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
+
+
+def _occluding_bars(u: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
+    """In three pictures of ten, a thin bar across the shape: bool (N, H, W)."""
+    n = len(u)
+    angle = _uniform(0, math.pi, (n, 1, 1), generator)
+    offset = _uniform(-0.6, 0.6, (n, 1, 1), generator)
+    occluded = torch.rand((n, 1, 1), generator=generator) < 0.3
+    return occluded & ((u * angle.cos() + v * angle.sin() - offset).abs() < 0.15)
+
+
+def _contrasting_colours(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours of background, shape and bar, (N, 3, 1, 1) each; shape and background differ clearly."""
+    background = _uniform(0.1, 0.9, (n, 3, 1, 1), generator)
+    # A step of 0.3 to 0.5 in each channel, towards the side with more room.
+    step = _uniform(0.3, 0.5, (n, 3, 1, 1), generator)
+    foreground = torch.where(background < 0.5, background + step, background - step)
+    return background, foreground, _uniform(0.0, 1.0, (n, 3, 1, 1), generator)
+
+
+def _texture(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Faint stripes of random angle, width and strength: (N, 1, H, W)."""
+    axis = torch.arange(size, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle = _uniform(0, math.pi, (n, 1, 1, 1), generator)
+    frequency = _uniform(0.3, 1.5, (n, 1, 1, 1), generator)  # radians per pixel
+    strength = _uniform(0.0, 0.12, (n, 1, 1, 1), generator)
+    return strength * torch.sin(frequency * (x * angle.cos() + y * angle.sin()))
+
+
+def _star(u: Tensor, v: Tensor) -> Tensor:
+    # The distance to the edge falls linearly from a tip to the notch beside it, five times around.
+    turn = torch.atan2(u, -v) * 5 / (2 * math.pi)
+    to_tip = (turn - turn.round()).abs() * 2  # 0 at a tip, 1 in a notch
+    return torch.hypot(u, v) < 1.1 - 0.68 * to_tip
+
+
+def _triangle(u: Tensor, v: Tensor) -> Tensor:
+    return (v < 0.7) & (v > -1 + 1.75 * u.abs())
+
+
+def _heart(u: Tensor, v: Tensor) -> Tensor:
+    x, y = 1.15 * u, -1.15 * v + 0.1
+    return (x * x + y * y - 1) ** 3 - x * x * y**3 < 0
+
+
+# Is the point (u, v) inside the shape? Each fills about [−1, 1]², with v pointing down as in a picture.
+_INSIDE = {
+    "disc": lambda u, v: torch.hypot(u, v) < 0.9,
+    "ring": lambda u, v: (torch.hypot(u, v) < 1) & (torch.hypot(u, v) > 0.55),
+    "square": lambda u, v: torch.maximum(u.abs(), v.abs()) < 0.8,
+    "triangle": _triangle,
+    "cross": lambda u, v: (torch.minimum(u.abs(), v.abs()) < 0.3) & (torch.maximum(u.abs(), v.abs()) < 1),
+    "star": _star,
+    "crescent": lambda u, v: (torch.hypot(u, v) < 1) & (torch.hypot(u - 0.5, v) > 0.85),
+    "heart": _heart,
+    "bar": lambda u, v: (u.abs() < 1) & (v.abs() < 0.32),
+    "bow tie": lambda u, v: (u.abs() < 1) & (v.abs() < 0.08 + 0.75 * u.abs()),
+}

@@ -1,0 +1,1 @@
+"""What every chapter stands on: argument checks, evaluation mode, seeds, devices, progress bars, figures, results."""

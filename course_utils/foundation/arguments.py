@@ -1,0 +1,138 @@
+"""Argument checks whose messages say what was expected, what came, and what to do."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def describe_value(value: Any) -> str:
+    """Say in a few words what a value is.
+
+    >>> describe_value(torch.zeros(3, 4))
+    'a float32 tensor of shape (3, 4)'
+    >>> describe_value([1, 2])
+    'a list of length 2'
+    """
+    if isinstance(value, Tensor):
+        return f"a {dtype_name(value.dtype)} tensor of shape {tuple(value.shape)}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__module__.partition('.')[0]} {type(value).__name__} of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with the keys {list(value)}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a {type(value).__name__} of length {len(value)}"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float32` → `"float32"`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_tensor(
+    value: Any,
+    name: str,
+    *,
+    ndim: int | tuple[int, ...] | None = None,
+    floating: bool = True,
+    finite: bool = True,
+) -> Tensor:
+    """Return `value` if it is a non-empty tensor of the wanted kind; raise a speaking error if not.
+
+    Args:
+        value: what the caller passed.
+        name: its name in the message.
+        ndim: allowed number(s) of dimensions; None allows any but 0.
+        floating: True wants a floating point dtype, False a whole-number one (bool counts as one).
+        finite: True refuses NaN and infinities.
+
+    Raises:
+        TypeError: not a tensor, or of the wrong dtype.
+        ValueError: wrong number of dimensions, no elements, NaN or Inf.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, but is {describe_value(value)}; convert it with torch.as_tensor"
+        )
+    if floating and not value.is_floating_point():
+        raise TypeError(
+            f"{name} must have a floating point dtype, but is {describe_value(value)}; convert it with .float()"
+        )
+    if not floating and (value.is_floating_point() or value.is_complex()):
+        raise TypeError(f"{name} must have an integer dtype, but is {describe_value(value)}; convert it with .long()")
+    allowed = (ndim,) if isinstance(ndim, int) else ndim
+    if value.ndim == 0 or (allowed is not None and value.ndim not in allowed):
+        wanted = "at least 1" if allowed is None else " or ".join(map(str, allowed))
+        raise ValueError(f"{name} must have {wanted} dimension(s), but is {describe_value(value)}")
+    if value.numel() == 0:
+        raise ValueError(f"{name} is empty: {describe_value(value)}; pass at least one sample")
+    if finite and floating and not torch.isfinite(value).all():
+        nan = int(torch.isnan(value).sum())
+        inf = int(torch.isinf(value).sum())
+        raise ValueError(
+            f"{name} must be finite, but {describe_value(value)} holds {nan} NaN and {inf} infinite value(s); "
+            "find where they start with course_utils.basics.describe_output on the layers before"
+        )
+    return value
+
+
+def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -> Tensor:
+    """Return `value` if it is an (N,) tensor of class indices 0 … C−1; raise a speaking error if not."""
+    target = check_tensor(value, name, ndim=1, floating=False)
+    if len(target) != num_samples:
+        raise ValueError(f"{name} must hold one label for each of the {num_samples} samples, but has {len(target)}")
+    low, high = int(target.min()), int(target.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name} must hold class indices from 0 to {num_classes - 1}, but its range is {low} to {high}"
+        )
+    return target
+
+
+def check_class_names(class_names: Any, num_classes: int) -> tuple[str, ...] | None:
+    """Return the names as a tuple (None stays None); raise if there is not one for each class."""
+    if class_names is None:
+        return None
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise TypeError(f"class_names must be a list of strings, but is {describe_value(class_names)}")
+    if len(class_names) != num_classes:
+        raise ValueError(f"class_names must name {num_classes} classes, but has {len(class_names)} names")
+    return tuple(class_names)
+
+
+def check_choice(value: Any, name: str, options: Sequence[str]) -> str:
+    """Return `value` if it is one of `options`; the error lists them."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}, but is {value!r}")
+    return value
+
+
+def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
+    """Return `value` if it is a whole number ≥ `minimum` (True and 3.0 are not whole numbers here)."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, but is {describe_value(value)}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, but is {value}")
+    return value
+
+
+def check_number(
+    value: Any, name: str, *, above: float = -math.inf, below: float = math.inf, finite: bool = True
+) -> float:
+    """Return `value` as a float if it is a number strictly between `above` and `below`.
+
+    With `finite=False` infinities pass, and the caller judges the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, but is {describe_value(value)}")
+    if finite and not above < value < below:  # also False for NaN
+        limits = {
+            (True, True): "finite",
+            (False, True): f"greater than {above}",
+            (True, False): f"less than {below}",
+        }.get((above == -math.inf, below == math.inf), f"strictly between {above} and {below}")
+        raise ValueError(f"{name} must be {limits}, but is {value}")
+    return float(value)

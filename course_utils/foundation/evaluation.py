@@ -1,0 +1,57 @@
+"""Running a model to read its outputs, and leaving it as it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from course_utils.foundation.arguments import describe_value
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Put a model into evaluation mode for a `with` block, then give every submodule its own mode back.
+
+    `model.train()` afterwards would not do: it also wakes layers that were frozen in eval mode on purpose, such as
+    the BatchNorm layers of a fine-tuned backbone. The modes come back after an exception too.
+
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    >>> with evaluation_mode(model):
+    ...     model.training, model[1].training
+    (False, False)
+    >>> model.training, model[1].training
+    (True, True)
+    """
+    check_model(model)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_model(model: Any, name: str = "model") -> nn.Module:
+    """Return `model` if it is an `nn.Module`; raise a TypeError if not."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} must be a torch.nn.Module, but is {describe_value(model)}")
+    return model
+
+
+def output_tensor(output: Any) -> Tensor:
+    """The tensor in a model's output: the output itself, or its `.logits` (the convention of transformers).
+
+    Raises:
+        TypeError: any other tuple, dict or object; the message names what came.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    raise TypeError(
+        f"the model must return a tensor or an object with a tensor .logits, but returned {describe_value(output)}; "
+        "wrap it in a module that picks the tensor you mean"
+    )

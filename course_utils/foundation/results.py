@@ -1,0 +1,67 @@
+"""The common behaviour of results: small frozen dataclasses of tensors, one row a sample."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Result:
+    """Base of result dataclasses: `len()`, indexing that gives one sample as a plain dict, `to_frame()`, a short repr.
+
+    A subclass is decorated with `@dataclass(frozen=True, eq=False, repr=False)` and names in `per_sample` the fields
+    whose first axis counts samples; the first of them gives the length.
+    """
+
+    per_sample: ClassVar[tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.per_sample[0]))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self))[index]  # IndexError out of range; negative indices count from the end
+        return {name: plain(getattr(self, name)[index]) for name in self.per_sample}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a sample. A field with several values a sample becomes several columns, `name_0`, `name_1`, …"""
+        import pandas as pd
+
+        columns = {}
+        for name in self.per_sample:
+            values = torch.as_tensor(getattr(self, name)).detach().cpu()
+            if values.ndim == 1:
+                columns[name] = values.numpy()
+            else:
+                columns |= {f"{name}_{i}": column.numpy() for i, column in enumerate(values.flatten(1).T)}
+        return pd.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{f.name}={short(getattr(self, f.name))}" for f in dataclasses.fields(self))
+        return f"{type(self).__name__}({fields})"
+
+    def _repr_html_(self) -> str:
+        shown = self.to_frame().head(10).round(3).to_html()
+        more = f"<p>… {len(self) - 10} more rows</p>" if len(self) > 10 else ""
+        return f"<p>{type(self).__name__}, {len(self)} rows</p>{shown}{more}"
+
+
+def plain(value: Any) -> Any:
+    """A tensor of one element as a Python number; anything else unchanged."""
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+
+
+def short(value: Any) -> str:
+    """A value in a few characters: tensors by dtype and shape, floats with 4 digits."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)) and len(value) > 5:
+        return f"{type(value).__name__} of {len(value)}"
+    return repr(value)

@@ -1,0 +1,55 @@
+"""Randomness on purpose: explicit generators, and a global random state that comes back."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from course_utils.foundation.arguments import check_count
+
+
+def make_generator(seed: int | None) -> torch.Generator:
+    """A CPU generator of its own: the same stream for the same seed, fresh entropy for None.
+
+    >>> torch.equal(torch.rand(3, generator=make_generator(7)), torch.rand(3, generator=make_generator(7)))
+    True
+    """
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(check_count(seed, "seed", minimum=0))
+    return generator
+
+
+@contextmanager
+def isolated_randomness(seed: int | None) -> Iterator[None]:
+    """Seed torch's global generators for a `with` block, then give back the state they had.
+
+    For library code that draws from the global state and takes no generator, dropout for one. None draws fresh entropy.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    seed = make_generator(seed).initial_seed()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def seed_everything(seed: int, *, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's global generators. A side effect on purpose: call it once, at the top.
+
+    Args:
+        seed: a whole number ≥ 0 and < 2**32 (NumPy's limit).
+        deterministic: also ask torch for deterministic algorithms, with a warning where it has none.
+    """
+    import numpy as np
+
+    seed = check_count(seed, "seed", minimum=0)
+    if seed >= 2**32:
+        raise ValueError(f"seed must be less than 2**32, but is {seed}")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (libraries that use the global state are whom this is for)
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)

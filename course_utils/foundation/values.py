@@ -1,0 +1,109 @@
+"""What the numbers of a tensor can be: logits, probabilities, log-probabilities."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KINDS = ("logits", "probabilities", "log_probabilities")
+
+
+@dataclass(frozen=True)
+class ValueKinds:
+    """The kinds that a tensor's values can be, and a sentence on each kind saying why or why not.
+
+    Attributes:
+        kinds: the possible ones, in the order of `KINDS`.
+        reasons: one sentence for each of `KINDS`.
+    """
+
+    kinds: tuple[str, ...]
+    reasons: dict[str, str]
+
+
+def sum_tolerance(dtype: torch.dtype, num_terms: int) -> float:
+    """How far the sum of `num_terms` rounded probabilities may lie from 1."""
+    # Each term is rounded to within eps/2 of itself; the square root of the count covers the summation's own rounding.
+    return 8 * torch.finfo(dtype).eps * max(1.0, num_terms**0.5)
+
+
+def sums_to_one(probabilities: Tensor, dim: int) -> Tensor:
+    """For each position along the other axes: do the values along `dim` sum to 1, up to rounding?"""
+    total = probabilities.double().sum(dim)
+    return (total - 1).abs() <= sum_tolerance(probabilities.dtype, probabilities.shape[dim])
+
+
+def value_kinds(values: Tensor, *, class_dim: int | None, exclusive: bool | None) -> ValueKinds:
+    """Tell which kinds of value a tensor can hold.
+
+    Any real number can be a logit, so probabilities pass as logits too: the check says what is possible, not what was
+    meant. That is why a softmax forgotten or done twice is never visible from a type, only from the values.
+
+    Args:
+        values: a floating point tensor of any shape.
+        class_dim: the axis of the classes, along which exclusive probabilities sum to 1; None where there is none.
+        exclusive: True for one class of several (multiclass), False for independent yes/no decisions (binary,
+            multilabel), None when unknown: then both are possible.
+    """
+    if values.numel() == 0:
+        return ValueKinds((), dict.fromkeys(KINDS, "no: the tensor is empty"))
+    if not values.is_floating_point():
+        return ValueKinds((), dict.fromkeys(KINDS, f"no: {values.dtype} holds labels or counts, not scores"))
+    if torch.isnan(values).any():
+        return ValueKinds((), dict.fromkeys(KINDS, "no: there are NaN values"))
+
+    low, high = float(values.min()), float(values.max())
+    classes = None if class_dim is None or values.shape[class_dim] < 2 else class_dim
+    checks = {
+        "logits": _can_be_logits(low, high),
+        "probabilities": _can_be_probabilities(values, low, high, classes, exclusive),
+        "log_probabilities": _can_be_log_probabilities(values, low, high, classes, exclusive),
+    }
+    kinds = tuple(kind for kind, (possible, _) in checks.items() if possible)
+    reasons = {kind: f"{'yes' if possible else 'no'}: {why}" for kind, (possible, why) in checks.items()}
+    return ValueKinds(kinds, reasons)
+
+
+def _can_be_logits(low: float, high: float) -> tuple[bool, str]:
+    if high == float("inf"):
+        return False, "+inf is no logit: softmax of it is NaN"
+    if low == float("-inf"):
+        return True, "any real number can be one, and −inf masks a class out"
+    return True, "any real number can be one"
+
+
+def _can_be_probabilities(
+    values: Tensor, low: float, high: float, classes: int | None, exclusive: bool | None
+) -> tuple[bool, str]:
+    # A softmax in half precision may round a hair above 1.
+    if low < 0 or high > 1 + sum_tolerance(values.dtype, 1):
+        return False, f"the range [{low:.3g}, {high:.3g}] leaves [0, 1]"
+    if exclusive is False or classes is None:
+        if exclusive:
+            return False, "one class alone is no choice between classes"
+        return True, "all values lie in [0, 1]"
+    return _judge_sums(sums_to_one(values, classes), exclusive, "values", "in [0, 1]")
+
+
+def _can_be_log_probabilities(
+    values: Tensor, low: float, high: float, classes: int | None, exclusive: bool | None
+) -> tuple[bool, str]:
+    if high > sum_tolerance(values.dtype, 1):
+        return False, f"the maximum {high:.3g} is above 0"
+    if exclusive is False or classes is None:
+        if exclusive:
+            return False, "one class alone is no choice between classes"
+        return True, "no value is above 0"
+    # The rounding error of a log-probability grows with its size, so compare in log space with the dtype's own eps.
+    log_total = values.double().logsumexp(classes)
+    tolerance = 4 * sum_tolerance(values.dtype, values.shape[classes])
+    return _judge_sums(log_total.abs() <= tolerance, exclusive, "exp of the values", "at most 0")
+
+
+def _judge_sums(good: Tensor, exclusive: bool | None, what: str, where: str) -> tuple[bool, str]:
+    if good.all():
+        return True, f"all values are {where} and {what} sum to 1 over the classes"
+    share = f"{what} sum to 1 over the classes in {int(good.sum())} of {good.numel()} rows"
+    if exclusive:
+        return False, share
+    return True, f"only of independent yes/no decisions: all values are {where}, but {share}"

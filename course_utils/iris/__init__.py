@@ -1,0 +1,32 @@
+"""Chapter 7: a small network on the real iris data. Its structure, its training, and its outputs in eval mode."""
+
+from course_utils.iris.inference import Interval, Prediction, accuracy, predict
+from course_utils.iris.inspection import (
+    ParameterCount,
+    count_parameters,
+    model_summary,
+    parameter_table,
+    weight_statistics,
+)
+from course_utils.iris.model import MLP, load_iris_split
+from course_utils.iris.plotting import plot_decision_regions, plot_loss, plot_weight_distributions
+from course_utils.iris.training import TrainingHistory, train
+
+__all__ = [
+    "MLP",
+    "Interval",
+    "ParameterCount",
+    "Prediction",
+    "TrainingHistory",
+    "accuracy",
+    "count_parameters",
+    "load_iris_split",
+    "model_summary",
+    "parameter_table",
+    "plot_decision_regions",
+    "plot_loss",
+    "plot_weight_distributions",
+    "predict",
+    "train",
+    "weight_statistics",
+]

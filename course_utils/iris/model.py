@@ -1,0 +1,66 @@
+"""The data of chapter 7 and the network that learns it."""
+
+from torch import Tensor, nn
+
+from course_utils.data import Split, load_split
+from course_utils.foundation.arguments import check_count, check_number
+
+
+def load_iris_split(*, test_size: float = 0.2, seed: int = 42) -> Split:
+    """Fisher's iris data: 150 flowers, 4 measurements in cm, 3 species; stratified and scaled to [0, 1].
+
+    The minimum and maximum of the scaling are those of the training part, so test values may lie a little outside.
+
+    Args:
+        test_size: the share of the test part, strictly between 0 and 1.
+        seed: the same seed gives the same split.
+
+    Returns:
+        A `Split` with x_train, x_test (float32, (N, 4)), y_train, y_test (int64, (N,)), feature_names, class_names
+        and the fitted scaler.
+
+    >>> split = load_iris_split()
+    >>> split.x_train.shape, float(split.x_train.min()), float(split.x_train.max())
+    (torch.Size([120, 4]), 0.0, 1.0)
+    """
+    return load_split("iris", test_size=test_size, seed=seed, scaling="minmax")
+
+
+class MLP(nn.Module):
+    """One hidden layer with ReLU, and dropout if asked for. Returns logits.
+
+    Args:
+        in_features: D, measurements per flower.
+        hidden_features: width of the hidden layer.
+        num_classes: C.
+        dropout: the probability that a hidden unit is switched off in train mode, in [0, 1).
+
+    Raises:
+        TypeError, ValueError: sizes that are no positive ints, a dropout outside [0, 1).
+
+    >>> MLP()
+    MLP(
+      (hidden): Linear(in_features=4, out_features=10, bias=True)
+      (activation): ReLU()
+      (dropout): Dropout(p=0.0, inplace=False)
+      (output): Linear(in_features=10, out_features=3, bias=True)
+    )
+    """
+
+    def __init__(
+        self, in_features: int = 4, hidden_features: int = 10, num_classes: int = 3, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        check_count(in_features, "in_features")
+        check_count(hidden_features, "hidden_features")
+        check_count(num_classes, "num_classes", minimum=2)
+        if not 0 <= check_number(dropout, "dropout") < 1:
+            raise ValueError(f"dropout must lie in [0, 1), but is {dropout}")
+        self.hidden = nn.Linear(in_features, hidden_features)
+        self.activation = nn.ReLU()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) → logits (N, num_classes)."""
+        return self.output(self.dropout(self.activation(self.hidden(x))))

@@ -1,0 +1,160 @@
+"""Full-batch training with a progress bar, a log of the loss, and a Stop button that loses nothing."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_number, check_tensor
+from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
+from course_utils.foundation.progress import progress_bar
+from course_utils.foundation.results import Result
+from course_utils.foundation.seeding import isolated_randomness
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainingHistory(Result):
+    """The log of a training run.
+
+    Attributes:
+        epochs: int64 (L,), the logged epochs, counted from 1.
+        losses: float64 (L,), the loss of the whole training set before that epoch's step, in nats per sample.
+        seconds: wall time of the loop.
+        interrupted: was it stopped before its last epoch?
+    """
+
+    epochs: Tensor
+    losses: Tensor
+    seconds: float
+    interrupted: bool
+
+    per_sample: ClassVar = ("epochs", "losses")
+
+    def __repr__(self) -> str:
+        if len(self) == 0:
+            return "TrainingHistory(interrupted before the first epoch was over)"
+        state = "interrupted after" if self.interrupted else "finished"
+        return (
+            f"TrainingHistory({state} {int(self.epochs[-1]):,} epochs, "
+            f"loss {float(self.losses[0]):.3f} → {float(self.losses[-1]):.3f})"
+        )
+
+
+def train(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int = 20_000,
+    lr: float = 0.01,
+    optimizer: str = "sgd",
+    log_every: int = 200,
+    progress: bool = True,
+    seed: int | None = None,
+) -> TrainingHistory:
+    """Minimise the cross-entropy of `model` on all of (x, y) at once, `epochs` times. Changes the parameters.
+
+    Stopping it (Ctrl-C, or JupyterLab's Stop button) returns the history so far with a warning; the model keeps what
+    it has learned. Every submodule gets its train/eval mode back, and every parameter its `.grad`.
+
+    Args:
+        model: returns logits (N, C).
+        x: (N, …) inputs on the model's device.
+        y: (N,) class indices.
+        epochs: passes over the data, each one a single step.
+        lr: learning rate, > 0.
+        optimizer: "sgd", "adam" or "adamw".
+        log_every: the loss is logged at epoch 1, at each multiple of this, and at the last epoch.
+        progress: show a bar with the loss.
+        seed: of the dropout masks; None draws fresh ones. The global random state stays as it is.
+
+    Returns:
+        TrainingHistory(epochs, losses, seconds, interrupted).
+
+    Raises:
+        TypeError, ValueError: unknown optimizer, shapes or labels that do not fit.
+        FloatingPointError: the loss is NaN or infinite at a logged epoch; a smaller `lr` usually helps.
+
+    >>> from course_utils.iris import MLP, load_iris_split
+    >>> split = load_iris_split()
+    >>> train(MLP(), split.x_train, split.y_train, epochs=400, progress=False).epochs
+    tensor([  1, 200, 400])
+    """
+    check_model(model)
+    check_tensor(x, "x")
+    check_tensor(y, "y", ndim=1, floating=False)
+    if len(x) != len(y):
+        raise ValueError(f"x and y must have the same length, but have {len(x)} and {len(y)} samples")
+    check_count(epochs, "epochs")
+    check_count(log_every, "log_every")
+    check_number(lr, "lr", above=0)
+    check_choice(optimizer, "optimizer", tuple(OPTIMIZERS))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no trainable parameter; set requires_grad_(True) on what should learn")
+    with torch.no_grad(), evaluation_mode(model):
+        check_labels(y, "y", num_samples=len(x), num_classes=output_tensor(model(x)).shape[-1])
+
+    step = OPTIMIZERS[optimizer](model.parameters(), lr=lr)
+    logged_epochs, losses = [], []
+    interrupted = False
+    start = time.perf_counter()
+    with (
+        torch.enable_grad(),
+        isolated_randomness(seed),
+        training_mode(model),
+        progress_bar(total=epochs, description="training", unit="epoch", enabled=progress) as bar,
+    ):
+        try:
+            for epoch in range(1, epochs + 1):
+                step.zero_grad()
+                loss = F.cross_entropy(output_tensor(model(x)), y)
+                loss.backward()
+                if epoch == 1 or epoch % log_every == 0 or epoch == epochs:
+                    # Reading the loss and moving the bar only here keeps both under 2 % of the time.
+                    value = loss.item()
+                    if not torch.isfinite(loss):
+                        raise FloatingPointError(f"the loss is {value} at epoch {epoch}; try a smaller lr than {lr}")
+                    logged_epochs.append(epoch)
+                    losses.append(value)
+                    bar.update(epoch - bar.n)
+                    bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+                step.step()
+        except KeyboardInterrupt:
+            interrupted = True
+            message = f"training was interrupted in epoch {epoch:,} of {epochs:,}; the model keeps what it has learned"
+            warnings.warn(message, stacklevel=2)
+    return TrainingHistory(
+        epochs=torch.tensor(logged_epochs, dtype=torch.int64),
+        losses=torch.tensor(losses, dtype=torch.float64),
+        seconds=time.perf_counter() - start,
+        interrupted=interrupted,
+    )
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Train mode for a `with` block; every submodule's mode and every parameter's `.grad` come back as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        model.train()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
