@@ -103,8 +103,9 @@ def _check_range(probabilities: Tensor, task: str) -> None:
     if task == "multiclass":
         good = sums_to_one(probabilities, dim=1)
         if not good.all():
+            bad = f"{int((~good).sum())} of {good.numel()}"
             raise ValueError(
-                f"multiclass probabilities must sum to 1 over dim 1, but {int((~good).sum())} of {good.numel()} do not; "
+                f"multiclass probabilities must sum to 1 over dim 1, but {bad} do not; "
                 "are the classes in dim 1, or are these independent probabilities ('multilabel')?"
             )
 

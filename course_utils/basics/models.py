@@ -13,6 +13,7 @@ class SimpleNet(nn.Module):
         hidden_features: width of the hidden layer.
         out_features: C classes, or the number of values to predict.
 
+    >>> import torch
     >>> model = SimpleNet(in_features=4, hidden_features=8, out_features=3)
     >>> model(torch.ones(2, 4)).shape
     torch.Size([2, 3])

@@ -127,7 +127,7 @@ def plot_segmentation(
 
     check_tensor(probabilities, "probabilities", ndim=3)
     names = check_class_names(class_names, len(probabilities))
-    shown = probabilities.detach().cpu().float()
+    shown = probabilities.detach().cpu().float().numpy()  # (C, H, W)
     figure, axes = new_figure(1, len(names) + 2, size=(2.1 * (len(names) + 2), 2.6))
     for ax in axes:
         ax.set_axis_off()

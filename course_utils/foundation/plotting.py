@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito (2008), "Color Universal Design", in an order whose neighbours also differ in lightness.
-PALETTE = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#F0E442")
+# Okabe & Ito (2008), "Color Universal Design", in an order whose first four also differ clearly in grey.
+PALETTE = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#56B4E9", "#D55E00", "#009E73", "#F0E442")
 # A second sign beside the colour, for readers who print in grey.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 

@@ -126,8 +126,10 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     middle = correct + z * z / 2
     half = z * math.sqrt(correct * (n - correct) / n + z * z / 4)
-    # At k = 0 and k = n the ends are exactly 0 and 1; rounding must not push them past.
-    return max(0.0, (middle - half) / (n + z * z)), min(1.0, (middle + half) / (n + z * z))
+    # At k = 0 and at k = n one end is exactly 0 or 1; the formula's rounding must not move it.
+    low = 0.0 if correct == 0 else (middle - half) / (n + z * z)
+    high = 1.0 if correct == n else (middle + half) / (n + z * z)
+    return low, high
 
 
 def _logits(model: nn.Module, x: Tensor) -> Tensor:

@@ -121,12 +121,11 @@ def model_summary(
                 return _torchsummary_text(clone, size)
             return _torchinfo_text(clone, size, input_data)
     except Exception as error:
-        advice = (
-            "; torchsummary reads chains of plain layers only, try engine='torchinfo'"
-            if engine == "torchsummary"
-            else ""
-        )
-        raise RuntimeError(f"{engine} could not run the model on an input of shape {size}: {error}{advice}") from error
+        reason = error.__cause__ or error  # torchinfo wraps what happened
+        advice = ""
+        if engine == "torchsummary":
+            advice = "; torchsummary reads chains of plain layers only, try engine='torchinfo'"
+        raise RuntimeError(f"{engine} could not run the model on an input of shape {size}: {reason}{advice}") from error
 
 
 def _torchinfo_text(model: nn.Module, size: tuple[int, ...], input_data: Tensor | None) -> str:

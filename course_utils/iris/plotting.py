@@ -127,12 +127,13 @@ def plot_decision_regions(
     strength = (0.1 + 0.5 * (ground.confidence.cpu().float() - 1 / num_classes) / (1 - 1 / num_classes))[:, None]
     shade = 1 - strength * (1 - palette[ground.labels.cpu() % len(PALETTE)])  # (steps², 3)
     extent = (float(columns[0]), float(columns[-1]), float(rows[0]), float(rows[-1]))
-    ax.imshow(shade.reshape(steps, steps, 3).clamp(0, 1), origin="lower", extent=extent, aspect="auto")
-    labels = ground.labels.reshape(steps, steps).cpu()
-    if labels.unique().numel() > 1:
-        ax.contour(columns, rows, labels, levels=torch.arange(num_classes - 1) + 0.5, colors="#444444", linewidths=1)
+    ax.imshow(shade.reshape(steps, steps, 3).clamp(0, 1).numpy(), origin="lower", extent=extent, aspect="auto")
+    labels = ground.labels.reshape(steps, steps).cpu().numpy()
+    if labels.min() < labels.max():
+        levels = [c + 0.5 for c in range(num_classes - 1)]
+        ax.contour(columns.numpy(), rows.numpy(), labels, levels=levels, colors="#444444", linewidths=1)
     for c in range(num_classes):
-        points = x[y == c].detach().cpu()
+        points = x[y == c].detach().cpu().numpy()
         ax.scatter(
             points[:, across],
             points[:, up],
@@ -142,7 +143,7 @@ def plot_decision_regions(
             linewidth=0.7,
             label=names[c],
         )
-    wrong = x[prediction.labels != y].detach().cpu()
+    wrong = x[prediction.labels != y].detach().cpu().numpy()
     if len(wrong):
         ax.scatter(
             wrong[:, across], wrong[:, up], s=160, facecolor="none", edgecolor="black", linewidth=1.5, label="wrong"

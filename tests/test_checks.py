@@ -1,0 +1,163 @@
+"""The exercises, both ways: solutions pass, untouched starters and known mistakes fail, each with its own words."""
+
+import ast
+from itertools import pairwise
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from course_utils.checks import CheckFailed, check, exercises, self_check, start_exercises
+from course_utils.checks import start as start_module
+
+REPOSITORY = Path(__file__).parent.parent
+SOLUTIONS = sorted(REPOSITORY.glob("solutions/*/*.ipynb"))
+ALL = exercises()
+MISTAKES = [(name, mistake) for name, exercise in ALL.items() for mistake in exercise.mistakes]
+
+
+def solution_cells() -> dict[str, str]:
+    """The solved functions of all solution notebooks by name of the exercise that checks them."""
+    found = {}
+    for path in SOLUTIONS:
+        cells = nbformat.read(path, as_version=4).cells
+        setup = next(cell.source for cell in cells if cell.cell_type == "code")
+        for solution, test in pairwise(cells):
+            if solution.metadata.get("nbgrader", {}).get("solution"):
+                found[test.source.split('"')[1]] = f"{setup}\n{solution.source}"
+    return found
+
+
+def function_in(code: str):
+    """Run a cell and return the last function it defines."""
+    names: dict = {}
+    exec(code, names)  # our own notebooks
+    return names[[node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)][-1]]
+
+
+def test_every_exercise_is_in_a_solution_notebook():
+    assert set(solution_cells()) == set(ALL)
+    for path in SOLUTIONS:
+        chapter_exercises = [name for name in ALL if name.startswith(path.parent.name.split("_")[1] + ".")]
+        assert 3 <= len(chapter_exercises) <= 5
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("seed", [0, 1, 2024])
+def test_the_notebooks_solution_passes(name, seed, capsys):
+    check(name, function_in(solution_cells()[name]), seed=seed)
+    assert capsys.readouterr().out.startswith(f"✓ {name}: right.")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_untouched_starter_is_not_implemented_yet(name):
+    chapter = name.split(".")[0]
+    path = next(path for path in REPOSITORY.glob("exercises/*/*.ipynb") if chapter in path.parent.name)
+    cells = nbformat.read(path, as_version=4).cells
+    position = next(i for i, cell in enumerate(cells) if f'check("{name}"' in cell.source)
+    setup = next(cell.source for cell in cells if cell.cell_type == "code")
+    starter = function_in(f"{setup}\n{cells[position - 1].source}")
+    with pytest.raises(CheckFailed, match="not implemented yet"):
+        check(name, starter)
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES, ids=[f"{name}: {m.name}" for name, m in MISTAKES])
+@pytest.mark.parametrize("seed", [0, 2024])
+def test_a_known_mistake_gets_its_own_hint(name, mistake, seed):
+    with pytest.raises(CheckFailed) as failed:
+        check(name, mistake.answer, seed=seed)
+    message = str(failed.value)
+    assert f"This looks like: {mistake.name}. {mistake.hint}" in message
+    assert "expected:" in message
+    assert "got:" in message
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_unknown_wrong_answer_is_refused_without_a_guess(name):
+    def wrong(*arguments):
+        return torch.full((3, 1, 2), 12.5)
+
+    with pytest.raises(CheckFailed) as failed:
+        check(name, wrong)
+    assert "This looks like" not in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_crash_is_reported_with_its_words(name):
+    def crashing(*arguments):
+        raise KeyError("petal")
+
+    with pytest.raises(CheckFailed, match="KeyError: 'petal'"):
+        check(name, crashing)
+
+
+def test_each_catalogue_has_at_least_four_mistakes():
+    assert min(len(exercise.mistakes) for exercise in ALL.values()) >= 4
+
+
+def test_changing_the_arguments_is_noticed():
+    def in_place(logits):
+        return logits.sigmoid_()[:, 0]
+
+    with pytest.raises(CheckFailed, match="changed its arguments in place"):
+        check("basics.tumour_probability", in_place)
+
+
+def test_an_equivalent_answer_in_double_precision_passes():
+    check("basics.tumour_probability", lambda logits: torch.sigmoid(logits.double()).flatten())
+
+
+def test_checking_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    with pytest.raises(CheckFailed):
+        check("iris.evaluate", lambda model, x, y: 0.5)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_names_and_answers_that_are_none():
+    with pytest.raises(ValueError, match="there are basics.tumour_probability"):
+        check("basics.nothing", len)
+    with pytest.raises(CheckFailed, match="expected a function"):
+        check("basics.tumour_probability", torch.zeros(3))
+
+
+def test_jupyter_shows_only_the_message():
+    assert CheckFailed("one\ntwo")._render_traceback_() == ["one", "two"]
+
+
+class TestStartExercises:
+    def test_copies_everything_and_never_overwrites(self, tmp_path, capsys):
+        work = tmp_path / "my_work"
+        copies = start_exercises(folder=work)
+        assert {path.relative_to(work) for path in copies} == {
+            path.relative_to(REPOSITORY / "exercises") for path in REPOSITORY.glob("exercises/*/*.ipynb")
+        }
+        mine = copies[0]
+        mine.write_text("my work", encoding="utf-8")
+        copies[1].unlink()
+        assert start_exercises(folder=work) == [copies[1]]
+        assert mine.read_text(encoding="utf-8") == "my work"
+        assert f"1 exercise notebook(s) copied to my_work/, {len(copies) - 1} of yours kept" in capsys.readouterr().out
+
+    def test_one_chapter(self, tmp_path):
+        (copy,) = start_exercises("07_iris_mlp", folder=tmp_path)
+        assert copy.parent.name == "07_iris_mlp"
+
+    def test_bad_input(self, tmp_path, monkeypatch):
+        with pytest.raises(ValueError, match="'01_basics', '07_iris_mlp'"):
+            start_exercises("08", folder=tmp_path)
+        monkeypatch.setattr(start_module, "REPOSITORY", tmp_path)
+        with pytest.raises(FileNotFoundError, match="clone"):
+            start_exercises(folder=tmp_path)
+
+
+def test_self_check_says_in_words_what_works(capsys, monkeypatch):
+    self_check()
+    out = capsys.readouterr().out
+    for words in ("Python 3.", "torch ", "Device: cpu", "120 + 30 iris flowers", "Font for Chinese", "Free disk space"):
+        assert words in out
+    assert "Everything that the lessons need is here." in out
+    monkeypatch.setattr(start_module, "PACKAGES", ("torch", "no-such-package"))
+    self_check()
+    assert "PROBLEM: the package no-such-package is missing" in capsys.readouterr().out

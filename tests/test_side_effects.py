@@ -1,0 +1,184 @@
+"""No public function changes what belongs to its caller: parametrised over all of them, also when they raise."""
+
+import contextlib
+import copy
+import random
+import warnings
+from importlib import import_module
+from inspect import isfunction
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from course_utils import basics, checks, data, iris
+
+SPLIT = iris.load_iris_split()
+HISTORY = iris.train(iris.MLP(), SPLIT.x_train, SPLIT.y_train, epochs=3, progress=False)
+PICTURES = data.generate_pictures(2)
+
+
+def fresh_tensors() -> dict[str, torch.Tensor]:
+    """Arguments that a careless function would write to: one is a leaf with a gradient, one part of a graph."""
+    leaf = torch.linspace(-2, 2, 12).reshape(4, 3).requires_grad_()
+    leaf.grad = torch.ones_like(leaf)
+    return {
+        "logits": leaf,
+        "graph": leaf * 2,
+        "row": torch.linspace(-1, 1, 3),
+        "probabilities": torch.softmax(leaf.detach(), 1),
+        "x": SPLIT.x_test.clone(),
+        "y": SPLIT.y_test.clone(),
+    }
+
+
+# name → call with a model and the tensors above. A new public function without a line here fails the test below.
+CALLS = {
+    "basics.logits_to_probabilities": lambda m, t: basics.logits_to_probabilities(t["graph"], "multiclass"),
+    "basics.probabilities_to_labels": lambda m, t: basics.probabilities_to_labels(t["probabilities"], "multiclass"),
+    "basics.describe_output": lambda m, t: repr(basics.describe_output([t["logits"], {"a": t["graph"]}])),
+    "basics.plot_probabilities": lambda m, t: basics.plot_probabilities(t["probabilities"][0])._repr_png_(),
+    "basics.plot_temperature": lambda m, t: basics.plot_temperature(t["row"])._repr_png_(),
+    "basics.plot_pictures": lambda m, t: basics.plot_pictures(PICTURES.images)._repr_png_(),
+    "basics.plot_segmentation": lambda m, t: basics.plot_segmentation(
+        PICTURES.images[0], PICTURES.masks[:1].float().expand(2, -1, -1), ["a", "b"]
+    )._repr_png_(),
+    "iris.load_iris_split": lambda m, t: iris.load_iris_split(),
+    "iris.train": lambda m, t: iris.train(m, t["x"], t["y"], epochs=3, progress=False),
+    "iris.predict": lambda m, t: iris.predict(m, t["x"], ["a", "b", "c"]).to_frame(),
+    "iris.accuracy": lambda m, t: iris.accuracy(m, t["x"], t["y"]),
+    "iris.count_parameters": lambda m, t: iris.count_parameters(m),
+    "iris.parameter_table": lambda m, t: iris.parameter_table(m),
+    "iris.weight_statistics": lambda m, t: iris.weight_statistics(m),
+    "iris.model_summary": lambda m, t: [
+        iris.model_summary(m, input_size=(2, 4), engine=engine) for engine in ("torchinfo", "torchsummary")
+    ],
+    "iris.plot_loss": lambda m, t: iris.plot_loss(HISTORY)._repr_png_(),
+    "iris.plot_weight_distributions": lambda m, t: iris.plot_weight_distributions(m)._repr_png_(),
+    "iris.plot_decision_regions": lambda m, t: iris.plot_decision_regions(m, t["x"], t["y"])._repr_png_(),
+    "data.generate_pictures": lambda m, t: data.generate_pictures(2, seed=None),
+    "data.load_split": lambda m, t: data.load_split("wine"),
+    "data.load_text": lambda m, t: data.load_text(),
+    "checks.check": lambda m, t: checks.check("basics.stable_softmax", lambda z: torch.softmax(z, 1)),
+    "checks.exercises": lambda m, t: checks.exercises(),
+    "checks.self_check": lambda m, t: checks.self_check(),
+}
+# By purpose: copies files (its own test proves that it overwrites none).
+EXEMPT = {"checks.start_exercises"}
+CHANGES_PARAMETERS = {"iris.train"}
+RUNS_THE_MODEL = {"iris.train", "iris.predict", "iris.accuracy", "iris.model_summary", "iris.plot_decision_regions"}
+
+
+def gradient(tensor: torch.Tensor) -> tuple:
+    return tensor.requires_grad, None if tensor.grad is None else tensor.grad.tolist()
+
+
+def snapshot(model, tensors, *, parameters: bool):
+    """Everything a caller may rely on, as comparable values."""
+    state = {
+        "rng": torch.get_rng_state().tolist(),
+        "python": random.getstate(),
+        "numpy": repr(np.random.get_state()),  # noqa: NPY002
+        "grad mode": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "rcParams": dict(matplotlib.rcParams),
+        "figures": plt.get_fignums(),
+        "modes": [(name, module.training) for name, module in model.named_modules()],
+        "gradients": [
+            (name, p.requires_grad, None if p.grad is None else p.grad.tolist()) for name, p in model.named_parameters()
+        ],
+        "hooks": [
+            (len(module._forward_hooks), len(module._forward_pre_hooks), len(module._backward_hooks))
+            for module in model.modules()
+        ],
+        "tensors": {
+            name: (
+                t.tolist(),
+                t.requires_grad,
+                t.is_leaf,
+                t.grad.tolist() if t.is_leaf and t.grad is not None else None,
+            )
+            for name, t in tensors.items()
+        },
+    }
+    if parameters:
+        state["state dict"] = [(name, value.tolist()) for name, value in model.state_dict().items()]
+    return state
+
+
+def test_every_public_function_has_a_line():
+    public = {
+        f"{chapter}.{name}"
+        for chapter in ("basics", "iris", "data", "checks")
+        for name in import_module(f"course_utils.{chapter}").__all__
+        if isfunction(getattr(import_module(f"course_utils.{chapter}"), name))
+        or hasattr(getattr(import_module(f"course_utils.{chapter}"), name), "cache_info")
+    }
+    assert public == set(CALLS) | EXEMPT
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CALLS)
+def test_nothing_is_left_behind(name, training, stateful_model):
+    model, tensors = stateful_model, fresh_tensors()
+    if not training:
+        model.eval()
+    CALLS[name](copy.deepcopy(model), fresh_tensors())  # what is loaded once (fonts, data) is loaded now
+    before = snapshot(model, tensors, parameters=name not in CHANGES_PARAMETERS)
+    CALLS[name](model, tensors)
+    assert snapshot(model, tensors, parameters=name not in CHANGES_PARAMETERS) == before
+
+
+@pytest.mark.parametrize("name", sorted(RUNS_THE_MODEL))
+def test_nothing_is_left_behind_when_the_model_raises(name, stateful_model):
+    model, tensors = stateful_model, fresh_tensors()
+    model.fail = True
+    before = snapshot(model, tensors, parameters=True)
+    with pytest.raises(RuntimeError, match="failed on purpose"):
+        CALLS[name](model, tensors)
+    # BatchNorm moves before the failure only where moving is the purpose.
+    assert snapshot(model, tensors, parameters=name not in CHANGES_PARAMETERS) == (
+        before if name not in CHANGES_PARAMETERS else {k: v for k, v in before.items() if k != "state dict"}
+    )
+
+
+def test_nothing_is_left_behind_when_training_raises_in_the_middle(stateful_model):
+    tensors = fresh_tensors()
+    before = snapshot(stateful_model, tensors, parameters=False)
+    calls = iter(range(100))
+    forward = stateful_model.dropout.forward
+
+    def failing(x):
+        if next(calls) == 5:
+            raise RuntimeError("failed on purpose")
+        return forward(x)
+
+    stateful_model.dropout.forward = failing
+    with pytest.raises(RuntimeError, match="on purpose"):
+        iris.train(stateful_model, tensors["x"], tensors["y"], epochs=50, progress=False)
+    assert snapshot(stateful_model, tensors, parameters=False) == before
+
+
+def test_the_snapshot_sees_what_it_should(stateful_model):
+    """A test of the test: each kind of side effect changes the snapshot."""
+    tensors = fresh_tensors()
+    before = snapshot(stateful_model, tensors, parameters=True)
+
+    def changed(action):
+        action()
+        after = snapshot(stateful_model, tensors, parameters=True)
+        return after != before
+
+    assert not changed(lambda: None)
+    assert changed(lambda: torch.rand(1))
+    before = snapshot(stateful_model, tensors, parameters=True)
+    assert changed(lambda: stateful_model.dropout.eval())
+    before = snapshot(stateful_model, tensors, parameters=True)
+    assert changed(lambda: tensors["logits"].data.add_(1))
+    before = snapshot(stateful_model, tensors, parameters=True)
+    assert changed(lambda: stateful_model.first.register_forward_hook(lambda *_: None))
+    before = snapshot(stateful_model, tensors, parameters=True)
+    with contextlib.suppress(RuntimeError), warnings.catch_warnings():
+        assert changed(lambda: stateful_model(tensors["x"]).sum().backward())
