@@ -1,0 +1,176 @@
+"""The layout keeps its promises: chapters, imports, commands, links, style, no registry and no machine path."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import nbformat
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+CHAPTERS = ("basics", "iris")
+FOUNDATION = ("foundation", "data")
+PYTHON_FILES = sorted(REPOSITORY.glob("course_utils/**/*.py"))
+NOTEBOOKS = sorted(
+    path for folder in ("notebooks", "solutions", "exercises") for path in REPOSITORY.glob(f"{folder}/**/*.ipynb")
+)
+LESSONS = [
+    path for path in REPOSITORY.glob("notebooks/*.ipynb") if path.name[:2].isdigit() and path.name != "00_start.ipynb"
+]
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout, so there is no list of committed files")
+    return [REPOSITORY / name for name in listed.stdout.split("\0") if name and (REPOSITORY / name).exists()]
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+        elif isinstance(node, ast.Import):
+            modules |= {name.name for name in node.names}
+    return modules
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_has_the_same_name_everywhere(chapter):
+    lesson = next(path for path in LESSONS if path.stem.split("_")[1] == chapter)
+    for path in (
+        f"course_utils/{chapter}/__init__.py",
+        f"course_utils/checks/{chapter}.py",
+        f"solutions/{lesson.stem}/exercises.ipynb",
+        f"exercises/{lesson.stem}/exercises.ipynb",
+        f"tests/test_{chapter}.py",
+    ):
+        assert (REPOSITORY / path).exists(), path
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_chapters_import_the_foundation_and_never_each_other(path):
+    part = path.relative_to(REPOSITORY / "course_utils").parts[0]
+    mine = {module.split(".")[1] for module in imported_modules(path) if module.startswith("course_utils.")}
+    if part in CHAPTERS:
+        assert mine <= {part, *FOUNDATION}
+    elif part in FOUNDATION:
+        assert mine <= set(FOUNDATION)
+
+
+def test_no_catch_all_modules():
+    assert not [path for path in PYTHON_FILES if path.stem in ("utils", "helpers", "common", "misc")]
+
+
+def test_public_names_have_docstrings():
+    for chapter in (*CHAPTERS, "data", "checks"):
+        module = __import__(f"course_utils.{chapter}", fromlist=["__all__"])
+        for name in module.__all__:
+            value = getattr(module, name)
+            assert isinstance(value, (tuple, str)) or (value.__doc__ and len(value.__doc__) > 30), name
+
+
+def test_ruff_finds_nothing():
+    for command in (["check", "."], ["format", "--check", "."]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *command], cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_ci_runs_the_readmes_test_command():
+    commands = re.findall(r"^pip install uv && (uv run .*)$", (REPOSITORY / "README.md").read_text("utf-8"), flags=re.M)
+    assert len(commands) == 2
+    assert commands[0] == "uv run jupyter lab notebooks/00_start.ipynb"
+    assert f"pip install uv && {commands[1]}\n" in (REPOSITORY / ".ci/run").read_text("utf-8")
+
+
+def test_every_dependency_has_a_floor_and_an_exact_tested_version():
+    pyproject = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
+    wanted = [*pyproject["project"]["dependencies"], *chain(*pyproject["dependency-groups"].values())]
+    pins = {re.match(r"[\w.-]+", line)[0] for line in pyproject["tool"]["uv"]["constraint-dependencies"]}
+    for line in wanted:
+        name, floor = line.split(">=")
+        assert floor
+        assert name in pins, f"{name} has no tested version; run tools/pin_dependencies.py"
+    assert all("==" in line for line in pyproject["tool"]["uv"]["constraint-dependencies"])
+
+
+def test_no_registry_and_no_machine_in_committed_files():
+    # Split, so that this file does not find itself.
+    hosts = "|".join(("py" + r"pi\.org", "python" + "hosted", "npm" + r"js\.org", "debian" + r"\.org/"))
+    machine = "|".join(("/ro" + "ot/", "/ho" + r"me/\w", "/wo" + "rk/", "C:" + r"\\Users", "/tmp/ipy" + "kernel"))
+    found = []
+    for path in tracked_files():
+        if path.suffix in {".png"}:
+            continue
+        match = re.search(f"({hosts})|({machine})", path.read_text("utf-8"))
+        if match:
+            found.append(f"{path.relative_to(REPOSITORY)}: {match[0]}")
+    assert not found
+    assert "uv.lock" not in {path.name for path in tracked_files()}
+
+
+def markdown_links(path: Path) -> list[str]:
+    if path.suffix == ".md":
+        text = path.read_text("utf-8")
+    else:
+        text = "\n".join(
+            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
+        )
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+
+
+@pytest.mark.parametrize(
+    "path", [*REPOSITORY.glob("*.md"), *NOTEBOOKS], ids=lambda path: str(path.relative_to(REPOSITORY))
+)
+def test_every_link_leads_somewhere(path):
+    for link in markdown_links(path):
+        file, _, anchor = link.partition("#")
+        target = path if not file else (path.parent / file)
+        assert target.exists(), link
+        if anchor:
+            cells = nbformat.read(target, as_version=4).cells
+            headings = re.findall(r"^#+ (.+)$", "\n".join(cell.source for cell in cells), flags=re.M)
+            assert anchor in {heading.strip().replace(" ", "-") for heading in headings}, link
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_has_the_anatomy_of_a_lesson(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert 25 <= len(cells) <= 60
+    for part in (
+        "**You will be able to**",
+        "**Before you start:**",
+        "**Time:**",
+        "**Data:**",
+        "**Next:**",
+        "**Your turn:**",
+    ):
+        assert part in text, part
+    for part in ("**Terms**", "**Further reading.**", "## Summary"):
+        assert part in text, part
+    assert text.count("**Predict.**") >= 5
+    assert text.count("**Pitfall") >= 4
+    assert text.count("**Check yourself.**") >= 5
+    assert text.count("<details><summary>Answer</summary>") == text.count("**Check yourself.**")
+    assert any("nbval-ignore-output" in cell.metadata.get("tags", []) and "interact(" in cell.source for cell in cells)
+
+
+def test_every_lesson_is_on_the_start_page_and_in_the_readme():
+    for page in ("notebooks/00_start.ipynb", "README.md"):
+        links = " ".join(markdown_links(REPOSITORY / page))
+        for lesson in LESSONS:
+            assert lesson.name in links
+            assert f"exercises/{lesson.stem}/exercises.ipynb" in links
+
+
+def test_error_numbers_in_test_names_exist():
+    names = re.findall(
+        r"def test_e(\d+)_", "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/test_*.py"))
+    )
+    assert {int(number) for number in names} <= set(range(1, 72))
