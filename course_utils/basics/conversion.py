@@ -1,11 +1,9 @@
 """From logits to probabilities, and from probabilities to labels."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_choice, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import check_choice, check_tensor, check_threshold, describe_value
 from course_utils.foundation.values import sum_tolerance, sums_to_one
 
 TASKS = ("binary", "multiclass", "multilabel")
@@ -68,14 +66,10 @@ def probabilities_to_labels(probabilities: Tensor, task: str, *, threshold: floa
     check_choice(task, "task", TASKS)
     _check_shape(check_tensor(probabilities, "probabilities"), "probabilities", task)
     _check_range(probabilities, task)
+    threshold = check_threshold(threshold, task)
     if task == "multiclass":
-        if threshold is not None:
-            raise ValueError(
-                "multiclass takes the most probable class and no threshold; "
-                "to refuse unsure answers, compare the largest probability with your threshold"
-            )
         return probabilities.argmax(dim=1)
-    return (probabilities >= _checked_threshold(threshold)).long()
+    return (probabilities >= threshold).long()
 
 
 def _check_shape(values: Tensor, name: str, task: str) -> None:
@@ -108,12 +102,3 @@ def _check_range(probabilities: Tensor, task: str) -> None:
                 f"multiclass probabilities must sum to 1 over dim 1, but {bad} do not; "
                 "are the classes in dim 1, or are these independent probabilities ('multilabel')?"
             )
-
-
-def _checked_threshold(threshold: float | None) -> float:
-    if threshold is None:
-        return 0.5
-    threshold = check_number(threshold, "threshold", finite=False)
-    if not (0 <= threshold <= 1 or threshold == math.inf):
-        raise ValueError(f"threshold must lie in [0, 1], or be +inf for 'never positive', but is {threshold}")
-    return threshold

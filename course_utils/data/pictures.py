@@ -1,4 +1,4 @@
-"""The course's own pictures: ten shapes whose true masks and boxes are known to the pixel.
+"""The course's own pictures and scenes: ten shapes whose true masks and boxes are known to the pixel.
 
 Colour, texture, place, size and angle are drawn independently of the class, so only the shape tells it. Noise and an
 occluding bar make the task real: a network has to learn it, and can be wrong.
@@ -64,17 +64,12 @@ def generate_pictures(
     """
     check_count(num_pictures, "num_pictures")
     check_count(size, "size", minimum=16)
-    classes = tuple(check_choice(name, "classes", PICTURE_CLASSES) for name in classes)
-    if not classes:
-        raise ValueError("classes is empty; name at least one of " + ", ".join(PICTURE_CLASSES))
+    classes = _check_classes(classes)
     generator = make_generator(seed)
 
     target = torch.randint(len(classes), (num_pictures,), generator=generator)
     u, v = _shape_coordinates(num_pictures, size, generator)  # (N, H, W) each
-    shape = torch.zeros(num_pictures, size, size, dtype=torch.bool)
-    for index, name in enumerate(classes):
-        of_class = target == index
-        shape[of_class] = _INSIDE[name](u[of_class], v[of_class])
+    shape = _draw(classes, target, u, v)
     occluder = _occluding_bars(u, v, generator)
     masks = shape & ~occluder
 
@@ -92,6 +87,95 @@ def generate_pictures(
     )
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Scenes(Result):
+    """Generated scenes with several shapes.
+
+    Attributes:
+        images: uint8 (N, 3, H, W), RGB.
+        boxes: N tensors float32 (M, 4), tight boxes as x1, y1, x2, y2 in pixels (ends exclusive).
+        labels: N tensors int64 (M,), class indices.
+        masks: N tensors bool (M, H, W), True on the visible pixels of each shape.
+        class_names: the names that `labels` index.
+    """
+
+    images: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    masks: list[Tensor]
+    class_names: tuple[str, ...]
+
+    per_sample: ClassVar = ("images", "boxes", "labels", "masks")
+
+    def __repr__(self) -> str:
+        objects = sum(len(labels) for labels in self.labels)
+        return f"Scenes(images={short(self.images)}, {objects} objects of {len(self.class_names)} classes)"
+
+    _repr_html_ = None
+
+
+def generate_scenes(
+    num_scenes: int,
+    *,
+    classes: Sequence[str] = PICTURE_CLASSES,
+    size: int = 64,
+    max_objects: int = 4,
+    seed: int | None = 0,
+) -> Scenes:
+    """Draw scenes with one to `max_objects` shapes each. Shapes may touch and hide a part of each other.
+
+    Args:
+        num_scenes: N.
+        classes: which of `PICTURE_CLASSES` appear; `labels` index this list.
+        size: height and width in pixels, at least 32.
+        max_objects: 1 to 9; each object's centre lies in a square of its own of a 3×3 grid.
+        seed: the same seed gives the same scenes; None draws fresh ones.
+
+    Raises:
+        ValueError: an unknown class, counts or sizes out of range.
+
+    >>> generate_scenes(2, seed=1)
+    Scenes(images=uint8[2, 3, 64, 64], 6 objects of 10 classes)
+    """
+    check_count(num_scenes, "num_scenes")
+    check_count(size, "size", minimum=32)
+    if check_count(max_objects, "max_objects") > 9:
+        raise ValueError(f"max_objects must be at most 9, but is {max_objects}")
+    classes = _check_classes(classes)
+    generator = make_generator(seed)
+    counts = torch.randint(1, max_objects + 1, (num_scenes,), generator=generator)
+    squares = torch.rand((num_scenes, 9), generator=generator).argsort(1)  # a random order of the grid's squares
+
+    background, _, _ = _contrasting_colours(num_scenes, generator)
+    images = background + _texture(num_scenes, size, generator)
+    shapes, labels = [], []
+    for place in range(max_objects):  # one layer of objects at a time, in all scenes at once
+        target = torch.randint(len(classes), (num_scenes,), generator=generator)
+        square = squares[:, place, None, None]
+        jitter = _uniform(-0.25, 0.25, (2, num_scenes, 1, 1), generator)
+        cx = size * ((square % 3) + 0.5 + jitter[0]) / 3
+        cy = size * ((square // 3) + 0.5 + jitter[1]) / 3
+        radius = size * _uniform(0.11, 0.17, (num_scenes, 1, 1), generator)
+        u, v = _shape_frame(size, cx, cy, radius, generator)
+        shape = _draw(classes, target, u, v) & (place < counts)[:, None, None]
+        step = _uniform(0.3, 0.5, (num_scenes, 3, 1, 1), generator)
+        colour = torch.where(background < 0.5, background + step, background - step)
+        images = torch.where(shape[:, None], colour + _texture(num_scenes, size, generator), images)
+        shapes = [lower & ~shape for lower in shapes]  # what is drawn later hides what was there
+        shapes.append(shape)
+        labels.append(target)
+    images += 0.04 * torch.randn(images.shape, generator=generator)
+    masks, labels = torch.stack(shapes, 1), torch.stack(labels, 1)  # (N, M, H, W), (N, M)
+    visible = masks.flatten(2).sum(2) >= 12  # a shape of which less is seen does not count as an object
+    return Scenes(
+        images=(images.clamp(0, 1) * 255).round().to(torch.uint8),
+        boxes=[mask_boxes(m[seen]) for m, seen in zip(masks, visible, strict=True)],
+        labels=[label[seen] for label, seen in zip(labels, visible, strict=True)],
+        masks=[m[seen] for m, seen in zip(masks, visible, strict=True)],
+        class_names=classes,
+    )
+
+
 def mask_boxes(masks: Tensor) -> Tensor:
     """The tight boxes of non-empty masks: bool (N, H, W) → float32 (N, 4) as x1, y1, x2, y2 (ends exclusive)."""
     columns, rows = masks.any(1), masks.any(2)  # (N, W), (N, H)
@@ -104,20 +188,43 @@ def mask_boxes(masks: Tensor) -> Tensor:
     return torch.stack([x1, y1, x2, y2], 1).float()
 
 
+def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(check_choice(name, "classes", PICTURE_CLASSES) for name in classes)
+    if not names:
+        raise ValueError("classes is empty; name at least one of " + ", ".join(PICTURE_CLASSES))
+    return names
+
+
+def _draw(classes: tuple[str, ...], target: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """The pixels inside each sample's shape, bool (N, H, W), given its class (N,) and frame (N, H, W)."""
+    shape = torch.zeros(u.shape, dtype=torch.bool)
+    for index, name in enumerate(classes):
+        of_class = target == index
+        shape[of_class] = _INSIDE[name](u[of_class], v[of_class])
+    return shape
+
+
 def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 def _shape_coordinates(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Each pixel's position in its shape's own frame, where the shape fills about [−1, 1]²: two tensors (N, H, W)."""
-    axis = torch.arange(size) + 0.5
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    """Frames of shapes placed anywhere in a picture: two tensors (N, H, W), see `_shape_frame`."""
     radius = size * _uniform(0.24, 0.40, (n, 1, 1), generator)
     # The centre stays far enough from the edge for most of the shape to be seen.
     room = size / 2 - 0.8 * radius
     cx = size / 2 + room * _uniform(-1, 1, (n, 1, 1), generator)
     cy = size / 2 + room * _uniform(-1, 1, (n, 1, 1), generator)
-    angle = _uniform(-math.pi / 5, math.pi / 5, (n, 1, 1), generator)
+    return _shape_frame(size, cx, cy, radius, generator)
+
+
+def _shape_frame(
+    size: int, cx: Tensor, cy: Tensor, radius: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Each pixel's position in its shape's own, slightly turned frame, where the shape fills about [−1, 1]²."""
+    axis = torch.arange(size) + 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle = _uniform(-math.pi / 5, math.pi / 5, radius.shape, generator)
     dx, dy = (x - cx) / radius, (y - cy) / radius
     return dx * angle.cos() + dy * angle.sin(), dy * angle.cos() - dx * angle.sin()
 

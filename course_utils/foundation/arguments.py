@@ -69,7 +69,8 @@ def check_tensor(
         raise ValueError(f"{name} must have {wanted} dimension(s), but is {describe_value(value)}")
     if value.numel() == 0:
         raise ValueError(f"{name} is empty: {describe_value(value)}; pass at least one sample")
-    if finite and floating and not torch.isfinite(value).all():
+    # A finite sum means finite values, at a twentieth of the price of looking at each; overflow is looked into.
+    if finite and floating and not value.detach().sum().isfinite() and not torch.isfinite(value).all():
         nan = int(torch.isnan(value).sum())
         inf = int(torch.isinf(value).sum())
         raise ValueError(
@@ -136,3 +137,18 @@ def check_number(
         }.get((above == -math.inf, below == math.inf), f"strictly between {above} and {below}")
         raise ValueError(f"{name} must be {limits}, but is {value}")
     return float(value)
+
+
+def check_threshold(threshold: float | None, task: str) -> float:
+    """The decision threshold of a binary or multilabel task: in [0, 1] or +inf ("never"); None is 0.5."""
+    if threshold is None:
+        return 0.5
+    if task == "multiclass":
+        raise ValueError(
+            "multiclass takes the most probable class and no threshold; "
+            "to refuse unsure answers, compare the largest probability with your threshold"
+        )
+    threshold = check_number(threshold, "threshold", finite=False)
+    if not (0 <= threshold <= 1 or threshold == math.inf):
+        raise ValueError(f"threshold must lie in [0, 1], or be +inf for 'never positive', but is {threshold}")
+    return threshold

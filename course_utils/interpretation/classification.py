@@ -1,0 +1,140 @@
+"""Reading a classifier's output: labels, confidence, the runners-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from course_utils.foundation.arguments import (
+    check_choice,
+    check_class_names,
+    check_count,
+    check_tensor,
+    check_threshold,
+    describe_value,
+)
+from course_utils.foundation.results import Result
+
+TASKS = ("binary", "multiclass", "multilabel")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassificationResult(Result):
+    """What a classifier decided for N samples.
+
+    Attributes:
+        labels: int64. (N,) for binary (0 or 1) and multiclass (class index); (N, C) of 0 and 1 for multilabel.
+        confidence: the probability of the decision that was made, in the labels' shape. Binary: p for class 1,
+            1 − p for class 0; multilabel likewise for each class.
+        probabilities: (N,) = P(class 1) for binary, (N, C) otherwise.
+        topk_labels: int64 (N, k), the k most probable classes, best first.
+        topk_confidence: (N, k), their probabilities.
+        class_names: C names, or None. Binary has two: class 0, class 1.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    probabilities: Tensor
+    topk_labels: Tensor
+    topk_confidence: Tensor
+    class_names: tuple[str, ...] | None
+
+    per_sample: ClassVar = ("labels", "confidence", "probabilities", "topk_labels", "topk_confidence")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        label = sample["labels"]
+        named: dict[str, Any] = {
+            "predicted_class": label,
+            "confidence": sample["confidence"],
+            "probabilities": sample["probabilities"],
+        }
+        if self.class_names is not None:
+            named["predicted_class_name"] = (
+                self.class_names[label]
+                if isinstance(label, int)
+                else [name for name, chosen in zip(self.class_names, label.tolist(), strict=True) if chosen]
+            )
+        return named
+
+
+def interpret_classification_output(
+    logits: Tensor,
+    class_names: Sequence[str] | None = None,
+    *,
+    task: str = "multiclass",
+    threshold: float | None = None,
+    top_k: int = 1,
+) -> ClassificationResult:
+    """Turn a classifier's logits into decisions with their probabilities.
+
+    multiclass: softmax over the classes, label = argmax. binary: sigmoid of one logit, label 1 if p ≥ threshold.
+    multilabel: sigmoid of each logit, label 1 for each class with p ≥ threshold.
+
+    Args:
+        logits: floating point, finite. multiclass and multilabel (N, C), binary (N,) or (N, 1).
+        class_names: C names; two for binary. None leaves names out.
+        task: "binary", "multiclass" or "multilabel".
+        threshold: for binary and multilabel, in [0, 1] or +inf; None is 0.5. An error for multiclass.
+        top_k: how many of the most probable classes to keep, 1 to C (binary: to 2).
+
+    Returns:
+        ClassificationResult; `result[i]` is one sample as a dict with predicted_class, confidence, probabilities and,
+        with names, predicted_class_name.
+
+    Raises:
+        TypeError, ValueError: logits that do not fit the task or are not finite, a wrong number of names, a threshold
+            for multiclass or out of range, a top_k larger than C.
+
+    >>> result = interpret_classification_output(torch.tensor([[2.0, 0.0, 0.0]]), ["cat", "dog", "cow"])
+    >>> result[0]["predicted_class_name"], round(result[0]["confidence"], 3)
+    ('cat', 0.787)
+    """
+    check_choice(task, "task", TASKS)
+    check_tensor(logits, "logits", ndim=(1, 2) if task == "binary" else 2)
+    check_count(top_k, "top_k")
+    threshold = check_threshold(threshold, task)
+    if task == "multiclass":
+        return _interpret_multiclass(logits, class_names, top_k)
+    if task == "multilabel":
+        probabilities = torch.sigmoid(logits)  # (N, C)
+        names = check_class_names(class_names, logits.shape[1])
+        over_classes = probabilities
+    else:
+        if logits.ndim == 2 and logits.shape[1] != 1:
+            raise ValueError(
+                f"logits of a binary task must be (N,) or (N, 1), but are {describe_value(logits)}; "
+                "two columns are a multiclass task with C = 2"
+            )
+        probabilities = torch.sigmoid(logits.reshape(len(logits)))  # (N,)
+        names = check_class_names(class_names, 2)
+        over_classes = torch.stack([1 - probabilities, probabilities], dim=1)  # (N, 2)
+    labels = (probabilities >= threshold).long()
+    confidence = torch.where(labels.bool(), probabilities, 1 - probabilities)
+    top = _top_k(over_classes, top_k)
+    return ClassificationResult(labels, confidence, probabilities, top.indices, top.values, names)
+
+
+def _interpret_multiclass(logits: Tensor, class_names: Sequence[str] | None, top_k: int) -> ClassificationResult:
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits of a multiclass task must be (N, C) with C ≥ 2, but are {describe_value(logits)}; "
+            "softmax over a single value is always 1, so one logit per sample is task='binary'"
+        )
+    names = check_class_names(class_names, logits.shape[1])
+    probabilities = torch.softmax(logits, dim=1)
+    if top_k == 1:  # max is several times faster than topk
+        confidence, labels = probabilities.max(dim=1)
+        return ClassificationResult(labels, confidence, probabilities, labels[:, None], confidence[:, None], names)
+    top = _top_k(probabilities, top_k)
+    return ClassificationResult(top.indices[:, 0], top.values[:, 0], probabilities, top.indices, top.values, names)
+
+
+def _top_k(probabilities: Tensor, top_k: int):
+    if top_k > probabilities.shape[1]:
+        raise ValueError(f"top_k must be at most the number of classes, {probabilities.shape[1]}, but is {top_k}")
+    return probabilities.topk(top_k, dim=1)

@@ -1,0 +1,314 @@
+"""From logits over a vocabulary to text: the best token at each position, and beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.foundation.arguments import check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.evaluation import evaluation_mode, output_tensor
+
+Vocabulary = Sequence[str] | Mapping[int, str]
+
+
+class SimpleLanguageModel(nn.Module):
+    """Embedding, LSTM, linear: logits of the next token at every position.
+
+    Args:
+        vocab_size: V.
+        hidden_size: of the embedding and of the LSTM.
+
+    >>> model = SimpleLanguageModel(vocab_size=5, hidden_size=8)
+    >>> model(torch.zeros(2, 3, dtype=torch.int64)).shape
+    torch.Size([2, 3, 5])
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__()
+        check_count(vocab_size, "vocab_size")
+        check_count(hidden_size, "hidden_size")
+        self.embedding = nn.Embedding(vocab_size, hidden_size)
+        self.lstm = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.output = nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        """int64 (N, T) → logits (N, T, V)."""
+        return self.output(self.lstm(self.embedding(token_ids))[0])
+
+    def advance(self, token_ids: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple]:
+        """Read more tokens (N, T) from a state; return the logits after the last one, (N, V), and the new state.
+
+        The state's tensors have the samples in dim 1. `beam_search_decode` uses this to read each token once.
+        """
+        hidden, state = self.lstm(self.embedding(token_ids), state)
+        return self.output(hidden[:, -1]), state
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedSequence:
+    """A sequence read from given logits.
+
+    Attributes:
+        token_ids: int64 (T',), cut after the first end token.
+        score: Σ log p of these tokens.
+        tokens, text: as strings, and joined; None without a vocabulary.
+    """
+
+    token_ids: Tensor
+    score: float
+    tokens: list[str] | None
+    text: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Hypothesis:
+    """A continuation found by beam search.
+
+    Attributes:
+        token_ids: int64 (T',), the new tokens, with the end token if one was reached.
+        score: Σ log p / T' ** length_penalty.
+        tokens, text: as strings, and joined; None without a vocabulary.
+    """
+
+    token_ids: Tensor
+    score: float
+    tokens: list[str] | None
+    text: str | None
+
+
+def greedy_decode(
+    logits: Tensor, *, batch_first: bool = True, vocab: Vocabulary | None = None, eos_token_id: int | None = None
+) -> list[DecodedSequence]:
+    """Read the best token at each position of given logits.
+
+    This is no generation: the model saw its input, not these choices. To generate, feed tokens back, as
+    `beam_search_decode(…, num_beams=1)` does.
+
+    Args:
+        logits: floating point, finite, (N, T, V); (T, N, V) with `batch_first=False`. The layout is never guessed.
+        batch_first: is the batch in dim 0?
+        vocab: id → string, a sequence or a mapping.
+        eos_token_id: the end token; a sequence is cut after its first one.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, values that are not finite, an end token outside the vocabulary.
+
+    >>> greedy_decode(torch.tensor([[[0.0, 5.0], [5.0, 0.0]]]), vocab="ab")[0].text
+    'ba'
+    """
+    check_tensor(logits, "logits", ndim=3)
+    _check_token(eos_token_id, logits.shape[2])
+    if not batch_first:
+        logits = logits.transpose(0, 1)
+    best, token_ids = logits.detach().log_softmax(dim=-1).max(dim=-1)  # (N, T) each
+    lengths = _lengths(token_ids, eos_token_id)  # (N,)
+    kept = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths[:, None]
+    scores = torch.where(kept, best, 0).sum(1)
+    rows = zip(token_ids, lengths.tolist(), scores.tolist(), strict=True)
+    return [DecodedSequence(ids[:length], score, *_as_text(ids[:length], vocab)) for ids, length, score in rows]
+
+
+def _lengths(token_ids: Tensor, eos_token_id: int | None) -> Tensor:
+    """How many tokens of each row (N, T) to keep: up to and with the first end token."""
+    time = token_ids.shape[1]
+    if eos_token_id is None:
+        return torch.full((len(token_ids),), time, device=token_ids.device)
+    is_end = (token_ids == eos_token_id).to(torch.uint8)
+    return torch.where(is_end.any(1), is_end.argmax(1) + 1, time)
+
+
+@torch.no_grad()
+def beam_search_decode(
+    model: nn.Module,
+    prompt: Tensor,
+    *,
+    num_beams: int = 5,
+    max_new_tokens: int = 50,
+    length_penalty: float = 1.0,
+    eos_token_id: int | None = None,
+    num_return_sequences: int | None = None,
+    vocab: Vocabulary | None = None,
+) -> list[list[Hypothesis]]:
+    """Find continuations of high probability by following the `num_beams` best prefixes at once.
+
+    In every step each living prefix is extended by every token, and the best extensions by Σ log p go on. Those that
+    end with the end token, among the top num_beams, move to a pool of the num_beams best finished ones by
+    score = Σ log p / length ** length_penalty. The search stops when no living prefix can still beat the pool's worst.
+    num_beams=1 is greedy search and stops at its first end token; with num_beams ≥ V ** max_new_tokens the search is
+    exhaustive. Method: Graves (2012), "Sequence transduction with recurrent neural networks"; length normalisation
+    as in Wu et al. (2016) and transformers.
+
+    Args:
+        model: `model(token_ids)` returns logits (N, T, V), or an object with `.logits`. A model with a method
+            `advance(token_ids, state)`, such as SimpleLanguageModel, reads each token once; any other one gets the
+            whole prefix in every step. It runs in evaluation mode, all beams of all prompts in one call.
+        prompt: int64 (N, T), or (T,) for one prompt; never empty.
+        num_beams: may exceed V.
+        max_new_tokens: 0 returns empty continuations with score 0.
+        length_penalty: 0 compares sums, 1 means; larger favours longer continuations.
+        eos_token_id: the end token; None never ends early.
+        num_return_sequences: how many continuations of each prompt, at most num_beams; None is num_beams.
+        vocab: id → string, a sequence or a mapping.
+
+    Returns:
+        For each prompt a list of Hypothesis, best first; fewer than asked for where there are not so many.
+
+    Raises:
+        TypeError, ValueError: an empty or floating point prompt, counts out of range, logits of a wrong shape.
+
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <torch...>
+    >>> found = beam_search_decode(SimpleLanguageModel(5, 8), torch.tensor([1, 2]), num_beams=3, max_new_tokens=4)
+    >>> len(found), len(found[0]), len(found[0][0].token_ids)
+    (1, 3, 4)
+    """
+    prompt = check_tensor(prompt, "prompt", ndim=(1, 2), floating=False)
+    prompt = prompt.long().reshape(-1, prompt.shape[-1])  # (N, T)
+    check_count(num_beams, "num_beams")
+    check_count(max_new_tokens, "max_new_tokens", minimum=0)
+    check_number(length_penalty, "length_penalty")
+    wanted = num_beams if num_return_sequences is None else check_count(num_return_sequences, "num_return_sequences")
+    if wanted > num_beams:
+        raise ValueError(f"num_return_sequences must be at most num_beams, {num_beams}, but is {wanted}")
+    if max_new_tokens == 0:
+        empty = prompt.new_empty(0)
+        return [[Hypothesis(empty, 0.0, *_as_text(empty, vocab))] for _ in prompt]
+
+    with evaluation_mode(model):
+        reader = _Reader(model, prompt)
+        pool = _search(reader, len(prompt), num_beams, max_new_tokens, length_penalty, eos_token_id)
+    return [pool.hypotheses(n, wanted, vocab) for n in range(len(prompt))]
+
+
+def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty: float, eos: int | None) -> _Pool:
+    log_probabilities = reader.first()  # (N, V)
+    vocab_size, device = log_probabilities.shape[1], log_probabilities.device
+    _check_token(eos, vocab_size)
+    pool = _Pool(n, k, max_new_tokens, log_probabilities)
+    # One living prefix for each prompt, the empty one; the other places are dead, with a sum of −inf.
+    sums = log_probabilities.new_full((n, k), -torch.inf)
+    sums[:, 0] = 0
+    log_probabilities = log_probabilities[:, None].expand(n, k, vocab_size)
+    tokens = torch.zeros(n, k, 0, dtype=torch.int64, device=device)
+    done = torch.zeros(n, dtype=torch.bool, device=device)
+
+    for length in range(1, max_new_tokens + 1):
+        # Twice as many as beams: even if one extension of every beam ends, k are left to go on.
+        count = min(2 * k, k * vocab_size)
+        top_sums, flat = (sums[:, :, None] + log_probabilities).reshape(n, -1).topk(count, dim=1)
+        beam, token = flat // vocab_size, flat % vocab_size  # (N, count)
+        extended = torch.cat([tokens.gather(1, beam[:, :, None].expand(-1, -1, length - 1)), token[:, :, None]], 2)
+        ends = token == eos if eos is not None else torch.zeros_like(token, dtype=torch.bool)
+
+        finished = ends & (torch.arange(count, device=device) < k) & ~done[:, None]
+        pool.add(extended, torch.where(finished, top_sums, -torch.inf), length, length_penalty)
+        if k == 1:
+            done |= finished[:, 0]  # greedy search ends where its choice is the end
+
+        alive = torch.where(ends | done[:, None], -torch.inf, top_sums)
+        sums, chosen = alive.topk(min(k, count), dim=1)
+        beam, tokens = beam.gather(1, chosen), extended.gather(1, chosen[:, :, None].expand(-1, -1, length))
+        if length == max_new_tokens:
+            pool.add(tokens, sums, length, length_penalty)
+            break
+        # Sums only fall, so the best that a prefix can become is its sum at the length that flatters it most.
+        best_length = max_new_tokens if length_penalty > 0 else length + 1
+        done |= sums.amax(1) / best_length**length_penalty <= pool.scores.amin(1)
+        if done.all():
+            break
+        if sums.shape[1] < k:  # a vocabulary smaller than the beams: fill up with dead places
+            missing = k - sums.shape[1]
+            sums = torch.cat([sums, sums.new_full((n, missing), -torch.inf)], 1)
+            beam = torch.cat([beam, beam[:, :1].expand(-1, missing)], 1)
+            tokens = torch.cat([tokens, tokens[:, :1].expand(-1, missing, -1)], 1)
+        log_probabilities = reader.next(beam, tokens)  # (N, K, V)
+    return pool
+
+
+class _Reader:
+    """Feeds prefixes to a model and returns log-probabilities of the next token, with or without a cached state."""
+
+    def __init__(self, model: nn.Module, prompt: Tensor) -> None:
+        self.model, self.prompt, self.state = model, prompt, None
+        self.cached = callable(getattr(model, "advance", None))
+
+    def _log_probabilities(self, token_ids: Tensor) -> Tensor:
+        if self.cached:
+            logits, self.state = self.model.advance(token_ids, self.state)
+        else:
+            logits = output_tensor(self.model(token_ids))
+            if logits.ndim != 3 or logits.shape[:2] != token_ids.shape:
+                raise ValueError(
+                    f"the model must return logits (N, T, V) with (N, T) = {tuple(token_ids.shape)}, "
+                    f"but returned {describe_value(logits)}"
+                )
+            logits = logits[:, -1]
+        if torch.isnan(logits).any():
+            raise ValueError("the model's logits hold NaN values")
+        return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
+
+    def first(self) -> Tensor:
+        """(N, V) after the prompt."""
+        log_probabilities = self._log_probabilities(self.prompt)
+        self.beams = 1
+        return log_probabilities
+
+    def next(self, beam: Tensor, tokens: Tensor) -> Tensor:
+        """(N, K, V) after the prefixes `tokens` (N, K, T), each of which grew out of the place `beam` (N, K)."""
+        n, k, _ = tokens.shape
+        if self.cached:
+            parent = beam if self.beams > 1 else torch.zeros_like(beam)
+            rows = (torch.arange(n, device=beam.device)[:, None] * self.beams + parent).flatten()
+            self.state = tuple(part[:, rows] for part in self.state)
+            self.beams = k
+            return self._log_probabilities(tokens[:, :, -1].reshape(n * k, 1)).reshape(n, k, -1)
+        whole = torch.cat([self.prompt[:, None].expand(-1, k, -1), tokens], 2)  # (N, K, prompt + T)
+        return self._log_probabilities(whole.flatten(0, 1)).reshape(n, k, -1)
+
+
+class _Pool:
+    """The best K finished continuations of each prompt."""
+
+    def __init__(self, n: int, k: int, max_length: int, like: Tensor) -> None:
+        self.scores = like.new_full((n, k), -torch.inf)
+        self.lengths = torch.zeros(n, k, dtype=torch.int64, device=like.device)
+        self.tokens = torch.zeros(n, k, max_length, dtype=torch.int64, device=like.device)
+
+    def add(self, tokens: Tensor, sums: Tensor, length: int, length_penalty: float) -> None:
+        """Offer continuations (N, M, length) with their Σ log p (N, M); −inf marks a place that is none."""
+        n, m, _ = tokens.shape
+        padded = tokens.new_zeros(n, m, self.tokens.shape[2])
+        padded[:, :, :length] = tokens
+        scores = torch.cat([self.scores, sums / length**length_penalty], 1)
+        lengths = torch.cat([self.lengths, torch.full((n, m), length, device=tokens.device)], 1)
+        everything = torch.cat([self.tokens, padded], 1)
+        self.scores, best = scores.topk(self.scores.shape[1], dim=1)
+        self.lengths = lengths.gather(1, best)
+        self.tokens = everything.gather(1, best[:, :, None].expand(-1, -1, everything.shape[2]))
+
+    def hypotheses(self, n: int, wanted: int, vocab: Vocabulary | None) -> list[Hypothesis]:
+        rows = zip(self.tokens[n, :wanted], self.lengths[n, :wanted].tolist(), self.scores[n].tolist(), strict=False)
+        return [
+            Hypothesis(ids[:length].clone(), score, *_as_text(ids[:length], vocab))
+            for ids, length, score in rows
+            if score > float("-inf")
+        ]
+
+
+def _check_token(token_id: int | None, vocab_size: int) -> None:
+    if token_id is not None and not 0 <= check_count(token_id, "eos_token_id", minimum=0) < vocab_size:
+        raise ValueError(f"eos_token_id must lie in the vocabulary, 0 to {vocab_size - 1}, but is {token_id}")
+
+
+def _as_text(token_ids: Tensor, vocab: Any) -> tuple[list[str] | None, str | None]:
+    if vocab is None:
+        return None, None
+    try:
+        tokens = [vocab[i] for i in token_ids.tolist()]
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"vocab has no string for token {error}; it has {len(vocab)} entries") from error
+    return tokens, "".join(tokens)

@@ -1,0 +1,162 @@
+"""Reading a detector's raw output: decode boxes, score them, and let the best of each heap survive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_convert, nms
+
+from course_utils.foundation.arguments import (
+    check_choice,
+    check_class_names,
+    check_count,
+    check_number,
+    check_tensor,
+    describe_value,
+)
+
+BOX_FORMATS = ("cxcywh", "xyxy", "xywh")
+
+
+def interpret_detection_output(
+    preds: Tensor,
+    *,
+    score_threshold: float = 0.5,
+    iou_threshold: float = 0.45,
+    box_format: str = "cxcywh",
+    class_names: Sequence[str] | None = None,
+    logits: bool = False,
+    class_agnostic: bool = False,
+    max_detections: int | None = None,
+) -> list[dict]:
+    """Turn a detector's raw output into the objects it found, in torchvision's convention.
+
+    score = objectness × largest class score. Boxes below the score threshold go; of the others, non-maximum
+    suppression walks from the best down and drops every box of the same class (or, class-agnostic, of any class)
+    whose IoU with a kept one is *greater than* iou_threshold.
+
+    Args:
+        preds: floating point (batch, B, 5 + C): four box numbers, objectness, C class scores.
+        score_threshold: boxes with a score of at least this are candidates, in [0, 1].
+        iou_threshold: in [0, 1].
+        box_format: "cxcywh" (centre and size), "xyxy" (corners) or "xywh" (top left corner and size).
+        class_names: C names; each dict then also holds a list `class_names`.
+        logits: True if objectness and class scores are logits; they then go through a sigmoid.
+        class_agnostic: suppress across classes.
+        max_detections: keep at most this many of each picture, the best; None keeps all.
+
+    Returns:
+        For each picture a dict: boxes (M, 4) as x1, y1, x2, y2; scores (M,); labels (M,) int64; best first.
+
+    Raises:
+        TypeError, ValueError: a wrong shape, values that are not finite, scores outside [0, 1] without `logits=True`,
+            boxes of negative size, thresholds out of range, a wrong number of names.
+
+    >>> raw = torch.tensor([[[10.0, 10, 4, 4, 0.9, 0.9, 0.1], [10.0, 10, 4, 5, 0.8, 0.9, 0.1]]])
+    >>> interpret_detection_output(raw)[0]["boxes"]
+    tensor([[ 8.,  8., 12., 12.]])
+    """
+    check_tensor(preds, "preds", ndim=3)
+    if preds.shape[2] < 6:
+        raise ValueError(f"preds must be (batch, B, 5 + C) with C ≥ 1, but is {describe_value(preds)}")
+    _check_share(score_threshold, "score_threshold")
+    _check_share(iou_threshold, "iou_threshold")
+    check_choice(box_format, "box_format", BOX_FORMATS)
+    names = check_class_names(class_names, preds.shape[2] - 5)
+    if max_detections is not None:
+        check_count(max_detections, "max_detections")
+
+    scores, labels = _scores(preds, logits)  # (batch, B) each
+    picture, box = torch.nonzero(scores >= score_threshold, as_tuple=True)  # of the candidates
+    boxes = _corners(preds[..., :4], box_format)[picture, box]
+    scores, labels = scores[picture, box], labels[picture, box]
+    num_classes = preds.shape[2] - 5
+    heap = picture if class_agnostic else picture * num_classes + labels
+    keep = _suppress(boxes, scores, heap, iou_threshold)
+    # Best first within each picture: sort by score, then stably by picture.
+    keep = keep[scores[keep].argsort(descending=True, stable=True)]
+    keep = keep[picture[keep].argsort(stable=True)]
+    sizes = torch.bincount(picture[keep], minlength=len(preds)).tolist()
+    found = []
+    for chosen in keep.split(sizes):
+        chosen = chosen[:max_detections]
+        detection = {"boxes": boxes[chosen], "scores": scores[chosen], "labels": labels[chosen]}
+        if names is not None:
+            detection["class_names"] = [names[label] for label in detection["labels"].tolist()]
+        found.append(detection)
+    return found
+
+
+def _check_share(value: float, name: str) -> None:
+    if not 0 <= check_number(value, name) <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], but is {value}")
+
+
+def _scores(preds: Tensor, logits: bool) -> tuple[Tensor, Tensor]:
+    objectness = preds[..., 4]
+    best, labels = preds[..., 5:].max(dim=-1)  # sigmoid keeps the order, so the maximum may come first
+    if logits:
+        return objectness.sigmoid() * best.sigmoid(), labels
+    low, high = map(float, preds[..., 4:].aminmax())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"objectness and class scores must lie in [0, 1], but range from {low:.3g} to {high:.3g}; "
+            "if they are logits, pass logits=True"
+        )
+    return objectness * best, labels
+
+
+def _corners(boxes: Tensor, box_format: str) -> Tensor:
+    corners = boxes if box_format == "xyxy" else box_convert(boxes, box_format, "xyxy")
+    sizes = boxes[..., 2:] if box_format != "xyxy" else boxes[..., 2:] - boxes[..., :2]
+    if (sizes < 0).any():
+        count = int((sizes < 0).any(-1).sum())
+        raise ValueError(f"boxes must not have a negative size, but {count} do; is box_format={box_format!r} right?")
+    return corners
+
+
+def _suppress(boxes: Tensor, scores: Tensor, heap: Tensor, iou_threshold: float) -> Tensor:
+    """Indices of the boxes that survive non-maximum suppression within their heap (a class in a picture)."""
+    if len(boxes) == 0:
+        return heap
+    order = scores.argsort(descending=True, stable=True)
+    order = order[heap[order].argsort(stable=True)]  # heap by heap, the best first in each
+    sizes = torch.unique_consecutive(heap[order], return_counts=True)[1]
+    # Half precision would round the corners away, and torchvision's nms has no kernel for it on the CPU.
+    full = torch.float64 if boxes.dtype == torch.float64 else torch.float32
+    boxes, scores = boxes[order].to(full), scores[order].to(full)
+    if len(sizes) * int(sizes.max()) ** 2 <= _MOST_PAIRS:
+        return order[_suppress_together(boxes, sizes, iou_threshold)]
+    parts = (order.split(sizes.tolist()), boxes.split(sizes.tolist()), scores.split(sizes.tolist()))
+    return torch.cat([index[nms(box, score, iou_threshold)] for index, box, score in zip(*parts, strict=True)])
+
+
+# Up to this many pairs of boxes are compared at once (16 MiB in float32); more go heap by heap.
+_MOST_PAIRS = 4_000_000
+
+
+def _suppress_together(boxes: Tensor, sizes: Tensor, iou_threshold: float) -> Tensor:
+    """Non-maximum suppression in all heaps at once: bool (M,), for boxes (M, 4) that lie heap by heap, best first.
+
+    The heaps become the rows of one padded table. Column by column, from the best down, each kept box drops the later
+    ones that it overlaps, in all heaps at the same time.
+    """
+    heaps, width = len(sizes), int(sizes.max())
+    filled = torch.arange(width, device=boxes.device) < sizes[:, None]  # (heaps, width)
+    table = boxes.new_zeros(heaps, width, 4)
+    table[filled] = boxes
+    x1, y1, x2, y2 = table.unbind(-1)  # (heaps, width) each
+    area = (x2 - x1) * (y2 - y1)
+
+    def overlap(low: Tensor, high: Tensor) -> Tensor:  # along one axis, of every pair: (heaps, width, width)
+        return (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp_(0)
+
+    shared = overlap(x1, x2).mul_(overlap(y1, y2))
+    # 0/0, two boxes without area, is NaN: not greater than any threshold, so both stay.
+    too_close = shared / (area[:, :, None] + area[:, None] - shared) > iou_threshold
+    kept = filled.clone()
+    for best in range(width - 1):
+        kept[:, best + 1 :] &= ~(too_close[:, best, best + 1 :] & kept[:, best : best + 1])
+    return kept[filled]

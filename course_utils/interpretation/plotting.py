@@ -1,0 +1,218 @@
+"""Figures of chapter 2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from course_utils.foundation.arguments import check_tensor, describe_value
+from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.interpretation.decoding import Hypothesis
+from course_utils.interpretation.regression import RegressionResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@course_style()
+def plot_samples(
+    images: Tensor,
+    probabilities: Tensor,
+    target: Tensor,
+    class_names: Sequence[str],
+    *,
+    save_path: str | os.PathLike | None = None,
+) -> Figure:
+    """Pictures with the probabilities of their three best classes below; the true class is the dark bar.
+
+    Args:
+        images: (N, H, W), grey.
+        probabilities: (N, C).
+        target: (N,) true classes.
+        class_names: C names.
+        save_path: also write the figure to this file.
+    """
+    check_tensor(probabilities, "probabilities", ndim=2)
+    if not len(images) == len(probabilities) == len(target):
+        lengths = f"{len(images)}, {len(probabilities)} and {len(target)}"
+        raise ValueError(f"images, probabilities and target must have the same length, but have {lengths}")
+    n = len(images)
+    figure, axes = new_figure(2, n, size=(1.7 * n, 3.2), height_ratios=(1.4, 1))
+    values, classes = probabilities.detach().cpu().topk(min(3, probabilities.shape[1]), dim=1)
+    for i in range(n):
+        axes[i].imshow(images[i].detach().cpu().numpy(), cmap="gray_r")
+        axes[i].set_axis_off()
+        axes[i].set_title(f"true: {class_names[int(target[i])]}", fontsize=10, loc="center")
+        bars = axes[n + i]
+        colours = [PALETTE[2] if c == int(target[i]) else "#b3b3b3" for c in classes[i].tolist()]
+        bars.bar(range(len(values[i])), values[i].numpy(), color=colours)
+        bars.set_xticks(range(len(values[i])), [class_names[c] for c in classes[i].tolist()])
+        bars.set_ylim(0, 1)
+        bars.grid(axis="x", visible=False)
+        if i:
+            bars.set_yticklabels([])
+    axes[n].set_ylabel("probability")
+    return finish(figure, save_path)
+
+
+@course_style()
+def plot_residuals(result: RegressionResult, *, save_path: str | os.PathLike | None = None) -> Figure:
+    """One panel for each output: the error (prediction − target) against the prediction, in the output's own unit."""
+    if result.error is None:
+        raise ValueError("the result has no errors: it was made without a target")
+    names = list(result.statistics.index)
+    figure, axes = new_figure(1, len(names), size=(4.6 * len(names), 3.6))
+    for d, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        ax.scatter(result.preds[:, d].detach().cpu(), result.error[:, d].detach().cpu(), s=18, color=PALETTE[0])
+        ax.axhline(0, color="black", linewidth=1)
+        ax.set(xlabel=f"prediction, {name}", ylabel="prediction − target")
+    return finish(figure, save_path)
+
+
+@course_style()
+def plot_intervals(
+    preds: Tensor,
+    target: Tensor,
+    low: Tensor,
+    high: Tensor,
+    *,
+    label: str = "value",
+    ax: Axes | None = None,
+    save_path: str | os.PathLike | None = None,
+) -> Figure:
+    """Prediction intervals, sorted by prediction; targets outside their interval are crosses.
+
+    Args:
+        preds, target, low, high: (N,) each.
+        label: what is predicted, with its unit.
+        ax: draw here instead of in a new figure.
+        save_path: also write the figure to this file.
+    """
+    check_tensor(preds, "preds", ndim=1)
+    if not preds.shape == target.shape == low.shape == high.shape:
+        raise ValueError("preds, target, low and high must have the same shape")
+    order = preds.argsort()
+    preds, target, low, high = (values[order].detach().cpu() for values in (preds, target, low, high))
+    inside = (target >= low) & (target <= high)
+    place = torch.arange(len(preds))
+    figure, ax = axes_or_new(ax, size=(7.5, 3.8))
+    ax.fill_between(place, low, high, color=PALETTE[0], alpha=0.25, label="interval", linewidth=0)
+    ax.plot(place, preds, color=PALETTE[0], label="prediction")
+    ax.plot(place[inside], target[inside], "o", color="black", markersize=4, label="target inside")
+    ax.plot(place[~inside], target[~inside], "x", color=PALETTE[5], markersize=8, mew=2, label="target outside")
+    ax.set(xlabel="sample, sorted by prediction", ylabel=label)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return finish(figure, save_path)
+
+
+@course_style()
+def plot_detections(
+    images: Tensor,
+    detections: Sequence[Mapping],
+    class_names: Sequence[str],
+    *,
+    true_boxes: Sequence[Tensor] | None = None,
+    titles: Sequence[str] | None = None,
+    save_path: str | os.PathLike | None = None,
+) -> Figure:
+    """Pictures with their detected boxes (solid, with class and score) and, if given, the true ones (dashed).
+
+    Args:
+        images: (N, 3, H, W), uint8 or floats in [0, 1].
+        detections: N dicts as `interpret_detection_output` returns them.
+        class_names: C names.
+        true_boxes: N tensors (M, 4) as x1, y1, x2, y2.
+        titles: N texts.
+        save_path: also write the figure to this file.
+    """
+    from matplotlib.patches import Rectangle
+
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(detections):
+        raise ValueError(f"images must be (N, 3, H, W) with N = {len(detections)}, but is {describe_value(images)}")
+    n = len(images)
+    figure, axes = new_figure(1, n, size=(3.3 * n, 3.5))
+
+    def draw(ax, box, **style):
+        x1, y1, x2, y2 = box.tolist()
+        ax.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, **style))
+
+    for i, ax in enumerate(axes):
+        ax.imshow(images[i].permute(1, 2, 0).cpu().numpy())
+        ax.set_axis_off()
+        for box in true_boxes[i] if true_boxes is not None else ():
+            draw(ax, box, edgecolor="white", linestyle="--", linewidth=1.5)
+        found = detections[i]
+        for box, score, label in zip(found["boxes"], found["scores"].tolist(), found["labels"].tolist(), strict=True):
+            draw(ax, box, edgecolor="black", linewidth=3)
+            draw(ax, box, edgecolor=PALETTE[7], linewidth=1.5)
+            text = f"{class_names[label]} {score:.2f}"
+            ax.text(box[0] - 0.5, box[1] - 1.5, text, fontsize=7, bbox={"facecolor": "white", "pad": 1, "linewidth": 0})
+        if titles is not None:
+            ax.set_title(titles[i])
+    return finish(figure, save_path)
+
+
+@course_style()
+def plot_precision_recall(
+    curves: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    ax: Axes | None = None,
+    save_path: str | os.PathLike | None = None,
+) -> Figure:
+    """Precision against recall, one line for each name → (recall, precision)."""
+    figure, ax = axes_or_new(ax, size=(5.4, 3.8))
+    for i, (name, (recall, precision)) in enumerate(curves.items()):
+        ax.plot(recall, precision, label=name, linestyle=("-", "--", "-.", ":")[i % 4], color=PALETTE[i % len(PALETTE)])
+    ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    ax.legend()
+    return finish(figure, save_path)
+
+
+@course_style()
+def plot_beam_tree(
+    hypotheses: Sequence[Hypothesis],
+    *,
+    prompt: str = "",
+    ax: Axes | None = None,
+    save_path: str | os.PathLike | None = None,
+) -> Figure:
+    """The continuations that a beam search returned as a tree of shared prefixes, the best one drawn heavily.
+
+    Args:
+        hypotheses: of one prompt, best first, with tokens (pass `vocab` to the search).
+        prompt: the text at the root.
+        ax: draw here instead of in a new figure.
+        save_path: also write the figure to this file.
+    """
+    if not hypotheses or any(hypothesis.tokens is None for hypothesis in hypotheses):
+        raise ValueError("hypotheses must hold at least one hypothesis with tokens; pass vocab to beam_search_decode")
+    figure, ax = axes_or_new(ax, size=(9.0, 0.5 * len(hypotheses) + 1.2))
+    rows: dict[tuple[str, ...], float] = {}
+    leaves = sorted(hypotheses, key=lambda hypothesis: hypothesis.tokens)  # neighbours share prefixes
+    for row, hypothesis in enumerate(leaves):
+        for length in range(len(hypothesis.tokens) + 1):
+            rows.setdefault(tuple(hypothesis.tokens[:length]), row)
+    best = tuple(hypotheses[0].tokens)
+    for prefix, row in rows.items():
+        on_best = prefix == best[: len(prefix)]
+        if prefix:
+            start, end = (len(prefix) - 1, rows[prefix[:-1]]), (len(prefix), row)
+            ax.plot(
+                *zip(start, end, strict=True), color="black" if on_best else "#999999", linewidth=3 if on_best else 1
+            )
+        shown = (prefix[-1] if prefix else prompt).replace("\n", "⏎").replace(" ", "␣")
+        weight = "bold" if on_best else "normal"
+        frame = {"facecolor": "white", "edgecolor": "#999999", "boxstyle": "round,pad=0.25"}
+        ax.text(len(prefix), row, shown, ha="center", va="center", bbox=frame, fontweight=weight, family="monospace")
+    right = max(len(hypothesis.tokens) for hypothesis in leaves)
+    for row, hypothesis in enumerate(leaves):
+        ax.text(right + 0.6, row, f"{hypothesis.score:.2f}", va="center")
+    ax.text(right + 0.6, -0.8, "score", va="center")
+    ax.set(xlim=(-0.6, right + 1.6), ylim=(len(leaves) - 0.4, -1.1))
+    ax.set_axis_off()
+    return finish(figure, save_path)

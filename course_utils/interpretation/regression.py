@@ -1,0 +1,116 @@
+"""Reading a regressor's output: each output on its own, in its own unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from course_utils.foundation.arguments import check_class_names, check_tensor
+from course_utils.foundation.results import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RegressionResult(Result):
+    """Predictions of D outputs for N samples, and how far they are off.
+
+    Attributes:
+        preds: (N, D).
+        target: (N, D), or None.
+        error: preds − target, (N, D), or None.
+        statistics: a DataFrame with one row per output and the columns mean_error, mean_absolute_error,
+            root_mean_squared_error, max_absolute_error, min_absolute_error, std_absolute_error (correction=0) and r2
+            (NaN for a constant target or fewer than two samples); None without target.
+    """
+
+    preds: Tensor
+    target: Tensor | None
+    error: Tensor | None
+    statistics: pd.DataFrame | None
+
+    per_sample: ClassVar = ("preds", "target", "error")
+
+    def __getitem__(self, index: int) -> dict:
+        if self.target is not None:
+            return super().__getitem__(index)
+        return {"preds": self.preds[range(len(self))[index]]}
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        parts = {"preds": self.preds, "target": self.target, "error": self.error}
+        columns = {
+            f"{name}_{d}": values[:, d].detach().cpu().numpy()
+            for name, values in parts.items()
+            if values is not None
+            for d in range(self.preds.shape[1])
+        }
+        return pd.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        n, d = self.preds.shape
+        table = "" if self.statistics is None else f"\n{self.statistics.round(3).to_string()}"
+        return f"RegressionResult({n} samples, {d} output(s)){table}"
+
+
+def interpret_regression_output(
+    preds: Tensor, target: Tensor | None = None, *, names: Sequence[str] | None = None
+) -> RegressionResult:
+    """Compare predictions with targets, output by output: errors in different units are never pooled.
+
+    Args:
+        preds: floating point, (N, D); (N,) means one output.
+        target: the true values in the same shape; None leaves errors and statistics out.
+        names: D names, the index of `statistics`; None numbers the outputs.
+
+    Raises:
+        TypeError, ValueError: no finite floating point tensors, an empty batch, shapes that differ (they would
+            broadcast), a wrong number of names.
+
+    >>> result = interpret_regression_output(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0]))
+    >>> float(result.statistics["mean_absolute_error"].round(3).iloc[0])
+    0.333
+    """
+    check_tensor(preds, "preds", ndim=(1, 2))
+    if target is not None:
+        check_tensor(target, "target", ndim=(1, 2))
+        if target.shape != preds.shape:
+            raise ValueError(
+                f"preds and target must have the same shape, but are {tuple(preds.shape)} and {tuple(target.shape)}; "
+                "different shapes would broadcast every prediction against every target"
+            )
+    columns = preds.reshape(len(preds), -1)  # (N, D)
+    labels = check_class_names(names, columns.shape[1]) or tuple(f"output {d}" for d in range(columns.shape[1]))
+    if target is None:
+        return RegressionResult(columns, None, None, None)
+    truth = target.reshape(len(target), -1).to(columns.device)
+    error = columns - truth
+    return RegressionResult(columns, truth, error, _statistics(error.detach(), truth.detach(), labels))
+
+
+def _statistics(error: Tensor, target: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
+    import pandas as pd
+
+    error, target = error.double(), target.double()  # sums of many float32 squares lose digits
+    absolute = error.abs()
+    squared = error.square().sum(0)
+    spread = (target - target.mean(0)).square().sum(0)
+    # A constant target (up to the rounding of its own mean) leaves nothing to explain.
+    rounding = (8 * torch.finfo(torch.float64).eps * target.abs().amax(0)).square() * len(target)
+    explained = torch.where(spread > rounding, 1 - squared / spread, torch.nan)
+    columns = {
+        "mean_error": error.mean(0),
+        "mean_absolute_error": absolute.mean(0),
+        "root_mean_squared_error": (squared / len(error)).sqrt(),
+        "max_absolute_error": absolute.amax(0),
+        "min_absolute_error": absolute.amin(0),
+        "std_absolute_error": absolute.std(0, correction=0),
+        "r2": explained,
+    }
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()}, index=list(names))

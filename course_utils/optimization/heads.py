@@ -1,0 +1,156 @@
+"""One model for each task, whose head, probabilities and loss belong together."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_tensor, describe_value
+from course_utils.foundation.evaluation import evaluation_mode
+
+ACTIVATIONS = ("sigmoid", "tanh", "softplus", "relu")
+# The values that an activation can produce; a target beyond them could never be reached.
+_RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softplus": (0.0, float("inf")), "relu": (0.0, float("inf"))}
+
+
+class _Body(nn.Module):
+    """Two linear layers with a ReLU between them."""
+
+    def __init__(self, in_features: int, out_features: int, hidden_features: int) -> None:
+        super().__init__()
+        check_count(in_features, "in_features")
+        check_count(hidden_features, "hidden_features")
+        self.body = nn.Sequential(
+            nn.Linear(in_features, hidden_features), nn.ReLU(), nn.Linear(hidden_features, out_features)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) → logits."""
+        return self.body(x)
+
+
+def _check_same_shape(outputs: Tensor, target: Tensor) -> None:
+    if not isinstance(target, Tensor) or target.shape != outputs.shape:
+        raise ValueError(
+            f"target must have the outputs' shape {tuple(outputs.shape)}, but is {describe_value(target)}; "
+            "unequal shapes would broadcast into a wrong loss"
+        )
+
+
+def _check_binary_target(outputs: Tensor, target: Tensor) -> Tensor:
+    _check_same_shape(outputs, target)
+    target = target.to(outputs.dtype)
+    if not ((target >= 0) & (target <= 1)).all():  # also False for NaN
+        raise ValueError("target must hold 0 and 1 (or probabilities between them)")
+    return target
+
+
+class BinaryClassificationModel(_Body):
+    """One logit for each sample, (N, 1).
+
+    Args:
+        in_features: D.
+        hidden_features: width of the hidden layer.
+    """
+
+    def __init__(self, in_features: int, *, hidden_features: int = 32) -> None:
+        super().__init__(in_features, 1, hidden_features)
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """P(class 1), (N, 1); in evaluation mode, without a graph."""
+        with evaluation_mode(self), torch.no_grad():
+            return torch.sigmoid(self(x))
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Binary cross-entropy on the logits; target (N, 1) holds 0 and 1. Another shape raises a ValueError."""
+        logits = self(x)
+        return F.binary_cross_entropy_with_logits(logits, _check_binary_target(logits, target))
+
+
+class MultiLabelClassificationModel(_Body):
+    """C independent logits for each sample, (N, C).
+
+    Args:
+        in_features: D.
+        num_classes: C.
+        hidden_features: width of the hidden layer.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
+        super().__init__(in_features, check_count(num_classes, "num_classes"), hidden_features)
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """P(class c is right), (N, C), each on its own; in evaluation mode, without a graph."""
+        with evaluation_mode(self), torch.no_grad():
+            return torch.sigmoid(self(x))
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Binary cross-entropy on each logit; target (N, C) holds 0 and 1. Another shape raises a ValueError."""
+        logits = self(x)
+        return F.binary_cross_entropy_with_logits(logits, _check_binary_target(logits, target))
+
+
+class MultiClassClassificationModel(_Body):
+    """C competing logits for each sample, (N, C).
+
+    Args:
+        in_features: D.
+        num_classes: C ≥ 2.
+        hidden_features: width of the hidden layer.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
+        super().__init__(in_features, check_count(num_classes, "num_classes", minimum=2), hidden_features)
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """Softmax probabilities, (N, C), rows sum to 1; in evaluation mode, without a graph."""
+        with evaluation_mode(self), torch.no_grad():
+            return torch.softmax(self(x), dim=1)
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy on the logits; target (N,) holds class indices."""
+        logits = self(x)
+        check_labels(target, "target", num_samples=len(logits), num_classes=logits.shape[1])
+        return F.cross_entropy(logits, target.long())
+
+
+class RegressionModel(_Body):
+    """D values for each sample, (N, D), in the target's unit.
+
+    Args:
+        in_features: number of inputs.
+        out_features: D.
+        activation: keeps the values in a range: "sigmoid" (0, 1), "tanh" (−1, 1), "softplus" (0, ∞), "relu" [0, ∞);
+            None leaves them free.
+        hidden_features: width of the hidden layer.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int = 1, *, activation: str | None = None, hidden_features: int = 32
+    ) -> None:
+        super().__init__(in_features, check_count(out_features, "out_features"), hidden_features)
+        self.activation = None if activation is None else check_choice(activation, "activation", ACTIVATIONS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_features) → values (N, D)."""
+        return self._activate(self.body(x))
+
+    def _activate(self, z: Tensor) -> Tensor:
+        functions = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": F.softplus, "relu": torch.relu}
+        return z if self.activation is None else functions[self.activation](z)
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error; target (N, D). Another shape, or a value out of the activation's range, raises.
+
+        A ReLU passes no gradient where its input is negative, so a unit that starts there would never learn a positive
+        target. The loss has the value of the squared error of `forward`, and lets the error's gradient through.
+        """
+        z = self.body(x)
+        values = self._activate(z)
+        _check_same_shape(values, target)
+        check_tensor(target, "target")
+        low, high = _RANGES.get(self.activation, (-float("inf"), float("inf")))
+        if target.min() < low or target.max() > high:
+            raise ValueError(f"target must lie in [{low}, {high}], all that activation={self.activation!r} can produce")
+        if self.activation == "relu":
+            values = z + (values - z).detach()
+        return F.mse_loss(values, target.to(values.dtype))
