@@ -1,6 +1,7 @@
 """Chapter 1: conversions against torch and scipy, the report, the figures, and the errors E1, E20, E64."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -261,8 +262,15 @@ class TestDescribeOutput:
 
     def test_nothing_finite_and_nothing_at_all(self):
         assert describe_output(torch.tensor([math.nan])).minimum is None
-        assert describe_output(torch.zeros(0, 3)).kinds == ()
         assert repr(describe_output({})) == "an output without tensors"
+        with pytest.raises(ValueError, match=r"output\['a'\] is empty"):
+            describe_output({"a": torch.zeros(0, 3)})
+
+    def test_objects_with_logits_are_read(self):
+        report = describe_output(SimpleNamespace(logits=torch.zeros(2, 3)))
+        assert report.path == ".logits"
+        assert report
+        assert list(describe_output({"a": torch.zeros(1)})) == ["a"]
 
     def test_nested(self):
         output = {"class": torch.zeros(2, 3), "boxes": [torch.tensor([[math.nan]]), (torch.ones(1),)]}

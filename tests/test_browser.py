@@ -6,6 +6,7 @@ with COURSE_BROWSER_REQUIRED set, as in CI, they fail instead.
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -47,7 +48,7 @@ def course(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(course) -> Iterator[str]:
-    """JupyterLab on the loopback interface with settings of its own; yields its address."""
+    """The README's first command on the loopback interface, with settings of its own; yields its address."""
     home = course / "home"
     settings = home / "settings" / "@jupyterlab"
     for name, values in {
@@ -67,10 +68,13 @@ def lab(course) -> Iterator[str]:
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
         "IPYTHONDIR": str(home / "ipython"),
     }
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
-    options = [f"--port={port}", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={course}"]
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    command = re.search(r"^pip install uv && uv run jupyter (lab .*)$", readme, flags=re.M)[1].split()
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={TOKEN}"]
     log = (home / "log").open("w")
-    server = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyter", *command, *options], cwd=course, env=environment, stdout=log, stderr=log
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(300):
@@ -134,9 +138,24 @@ def run_all(page, notebook: Path) -> None:
     assert errors == []
 
 
+def move_slider(page, slider) -> None:
+    """Move a slider with the keyboard and wait until its picture is another one."""
+    slider.scroll_into_view_if_needed()
+    before = slider.locator("img").get_attribute("src")
+    for _ in range(5):
+        slider.locator(".noUi-handle").first.press("ArrowLeft")
+    page.wait_for_function(
+        "before => ![...document.querySelectorAll('img')].some(image => image.src === before)", arg=before
+    )
+    assert slider.locator("img").get_attribute("src") != before
+
+
 def test_the_start_page_is_what_command_one_opens(page, lab, course):
     open_notebook(page, lab, "notebooks/00_start.ipynb")
     assert page.get_by_role("heading", name="Neural network outputs: start here").is_visible()
+    with urllib.request.urlopen(f"{lab}/api/contents?token={TOKEN}") as answer:
+        folders = {entry["name"] for entry in json.load(answer)["content"]}
+    assert {"notebooks", "exercises"} <= folders  # the file browser reaches the exercises and my_work
     run_all(page, course / "notebooks/00_start.ipynb")
     assert "Everything that the lessons need is here." in page.locator(".jp-Notebook").inner_text()
 
@@ -155,13 +174,24 @@ def test_chapter_7_runs_with_bars_figures_and_a_slider(page, lab, course):
         picture = cell(page, path, name).locator("img")
         assert picture.evaluate("image => image.complete && image.naturalWidth > 200"), name
 
-    slider = cell(page, path, "regions-slider")
-    before = slider.locator("img").get_attribute("src")
-    slider.locator(".noUi-handle").press("ArrowRight")
-    page.wait_for_function(
-        "before => ![...document.querySelectorAll('img')].some(image => image.src === before)", arg=before
-    )
-    assert slider.locator("img").get_attribute("src") != before
+    move_slider(page, cell(page, path, "regions-slider"))
+
+
+@pytest.mark.parametrize(
+    ("lesson", "slider_cell", "figures"),
+    [
+        ("02_interpretation", "detection-slider", ["digits-worst", "residuals", "raw", "precision-recall", "beam"]),
+        ("03_optimization", "threshold-slider", ["threshold-curves", "temperature", "risk-coverage"]),
+    ],
+)
+def test_chapters_2_and_3_run_and_a_slider_moves(page, lab, course, lesson, slider_cell, figures):
+    path = course / f"notebooks/{lesson}.ipynb"
+    open_notebook(page, lab, f"notebooks/{lesson}.ipynb")
+    run_all(page, path)
+    for name in figures:
+        picture = cell(page, path, name).locator("img").last
+        assert picture.evaluate("image => image.complete && image.naturalWidth > 200"), name
+    move_slider(page, cell(page, path, slider_cell))
 
 
 def test_an_exercise_is_solved_by_typing(page, lab, course):

@@ -160,4 +160,4 @@ def test_self_check_says_in_words_what_works(capsys, monkeypatch):
     assert "Everything that the lessons need is here." in out
     monkeypatch.setattr(start_module, "PACKAGES", ("torch", "no-such-package"))
     self_check()
-    assert "PROBLEM: the package no-such-package is missing" in capsys.readouterr().out
+    assert "PROBLEM: missing no-such-package" in capsys.readouterr().out

@@ -64,6 +64,11 @@ def tamper(cells) -> None:
             cell.source = "print('all points, please')"
 
 
+def redefine_check(cells) -> None:
+    """Nothing solved, and an answer cell that puts a function of its own in the place of `check`."""
+    cells["ex01-tumour"].source = "def check(*arguments, **options):\n    pass"
+
+
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory) -> Path:
     """The six commands of TEACHING.md, run once in a folder of their own."""
@@ -76,6 +81,7 @@ def graded(tmp_path_factory) -> Path:
     submit(folder, "by_heart", learn_by_heart)
     submit(folder, "blank", lambda cells: None)
     submit(folder, "tampered", tamper)
+    submit(folder, "redefined", redefine_check)
     nbgrader(folder, "autograde", CHAPTER)
     nbgrader(folder, "generate_feedback", CHAPTER)
     nbgrader(folder, "export")
@@ -88,7 +94,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def test_points(graded):
-    assert scores(graded) == {"right": 11, "wrong": 9, "by_heart": 9, "blank": 0, "tampered": 0}
+    assert scores(graded) == {"right": 11, "wrong": 9, "by_heart": 9, "blank": 0, "tampered": 0, "redefined": 0}
 
 
 def test_the_release_is_the_committed_one(graded):

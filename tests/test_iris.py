@@ -157,7 +157,7 @@ class TestTraining:
         [
             ({"epochs": 0}, ValueError, "epochs"),
             ({"log_every": 0}, ValueError, "log_every"),
-            ({"lr": 0.0}, ValueError, "lr must be greater than 0"),
+            ({"lr": 0.0}, ValueError, "greater than 0"),
             ({"lr": math.nan}, ValueError, "lr"),
             ({"optimizer": "lbfgs"}, ValueError, "'sgd', 'adam', 'adamw'"),
             ({"y": SPLIT.y_train[:5]}, ValueError, "120 and 5"),

@@ -53,7 +53,8 @@ class TestRecorded:
             if cell.cell_type != "code" or "nbval-ignore-output" in cell.metadata.get("tags", []):
                 continue
             for output in cell.outputs:
-                text = output.get("text") or output.get("data", {}).get("text/plain", "")
+                data = output.get("data", {})
+                text = output.get("text", "") + data.get("text/plain", "") + data.get("text/html", "")
                 assert not re.search(r"\d\.\d{5,}", text), f"{cell.id}: {text[:200]}"
 
     def test_size(self, path):

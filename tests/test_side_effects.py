@@ -13,23 +13,32 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import basics, checks, data, iris
+from course_utils import basics, checks, data, interpretation, iris, optimization
 
 SPLIT = iris.load_iris_split()
 HISTORY = iris.train(iris.MLP(), SPLIT.x_train, SPLIT.y_train, epochs=3, progress=False)
 PICTURES = data.generate_pictures(2)
+SCENES = data.generate_scenes(2)
+RAW = torch.tensor([[[20.0, 20, 9, 9, 0.9, 0.8, 0.1], [21, 20, 9, 9, 0.8, 0.7, 0.2]]]).expand(2, -1, -1)
+FOUND = interpretation.interpret_detection_output(RAW)
+PROMPT = torch.tensor([[0, 1]])
+LANGUAGE_MODEL = interpretation.SimpleLanguageModel(5, 4)
+HYPOTHESES = interpretation.beam_search_decode(LANGUAGE_MODEL, PROMPT, max_new_tokens=3, vocab="abcde")[0]
+SCORES, HITS = torch.linspace(0.1, 0.9, 9), torch.tensor([0, 1, 0, 0, 1, 1, 0, 1, 1])
+CURVE = (torch.linspace(0, 1, 5), torch.linspace(1, 0, 5))
 
 
 def fresh_tensors() -> dict[str, torch.Tensor]:
     """Arguments that a careless function would write to: one is a leaf with a gradient, one part of a graph."""
     leaf = torch.linspace(-2, 2, 12).reshape(4, 3).requires_grad_()
     leaf.grad = torch.ones_like(leaf)
+    x = SPLIT.x_test.clone().requires_grad_()
     return {
         "logits": leaf,
         "graph": leaf * 2,
         "row": torch.linspace(-1, 1, 3),
         "probabilities": torch.softmax(leaf.detach(), 1),
-        "x": SPLIT.x_test.clone(),
+        "x": x,
         "y": SPLIT.y_test.clone(),
     }
 
@@ -45,6 +54,57 @@ CALLS = {
     "basics.plot_segmentation": lambda m, t: basics.plot_segmentation(
         PICTURES.images[0], PICTURES.masks[:1].float().expand(2, -1, -1), ["a", "b"]
     )._repr_png_(),
+    "interpretation.interpret_classification_output": lambda m, t: interpretation.interpret_classification_output(
+        t["graph"], ["a", "b", "c"]
+    ).to_frame(),
+    "interpretation.interpret_regression_output": lambda m, t: interpretation.interpret_regression_output(
+        t["graph"], t["logits"]
+    ).to_frame(),
+    "interpretation.interpret_detection_output": lambda m, t: interpretation.interpret_detection_output(RAW),
+    "interpretation.evaluate_detections": lambda m, t: interpretation.evaluate_detections(
+        FOUND, SCENES.boxes, SCENES.labels, num_classes=10
+    ),
+    "interpretation.greedy_decode": lambda m, t: interpretation.greedy_decode(t["graph"][None]),
+    "interpretation.beam_search_decode": lambda m, t: interpretation.beam_search_decode(
+        OneTokenModel(m), torch.tensor([[0, 1, 2, 0]]), num_beams=2, max_new_tokens=3
+    ),
+    "interpretation.plot_samples": lambda m, t: interpretation.plot_samples(
+        PICTURES.masks[:2], t["probabilities"][:2], t["y"][:2], ["a", "b", "c"]
+    )._repr_png_(),
+    "interpretation.plot_residuals": lambda m, t: interpretation.plot_residuals(
+        interpretation.interpret_regression_output(t["graph"], t["logits"])
+    )._repr_png_(),
+    "interpretation.plot_intervals": lambda m, t: interpretation.plot_intervals(
+        t["row"], t["row"], t["row"] - 1, t["row"] + 1
+    )._repr_png_(),
+    "interpretation.plot_detections": lambda m, t: interpretation.plot_detections(
+        SCENES.images, FOUND, ["a", "b"], true_boxes=SCENES.boxes
+    )._repr_png_(),
+    "interpretation.plot_precision_recall": lambda m, t: interpretation.plot_precision_recall(
+        {"a": CURVE}
+    )._repr_png_(),
+    "interpretation.plot_beam_tree": lambda m, t: interpretation.plot_beam_tree(HYPOTHESES)._repr_png_(),
+    "optimization.adjust_threshold": lambda m, t: optimization.adjust_threshold(SCORES, HITS),
+    "optimization.temperature_scaling": lambda m, t: optimization.temperature_scaling(
+        t["graph"], torch.tensor([2, 0, 2, 0])
+    ).probabilities(t["graph"]),
+    "optimization.reliability_diagram": lambda m, t: optimization.reliability_diagram(SCORES, HITS).to_frame(),
+    "optimization.expected_calibration_error": lambda m, t: optimization.expected_calibration_error(SCORES, HITS),
+    "optimization.ensemble_predictions": lambda m, t: [
+        optimization.ensemble_predictions([m, m], t["x"], method=method) for method in ("averaging", "voting")
+    ],
+    "optimization.fit_stacking": lambda m, t: optimization.fit_stacking([m, m], t["x"], t["y"]),
+    "optimization.monte_carlo_dropout": lambda m, t: optimization.monte_carlo_dropout(m, t["x"], n_samples=3),
+    "optimization.deep_ensemble": lambda m, t: optimization.deep_ensemble([m, m], t["x"]).to_frame(),
+    "optimization.plot_reliability": lambda m, t: optimization.plot_reliability(
+        {"a": optimization.reliability_diagram(SCORES, HITS)}
+    )._repr_png_(),
+    "optimization.plot_threshold": lambda m, t: optimization.plot_threshold(
+        {"a": optimization.adjust_threshold(SCORES, HITS)}
+    )._repr_png_(),
+    "optimization.plot_confusion": lambda m, t: optimization.plot_confusion(HITS, HITS, ["a", "b"])._repr_png_(),
+    "optimization.plot_groups": lambda m, t: optimization.plot_groups({"a": SCORES}, label="p")._repr_png_(),
+    "optimization.plot_risk_coverage": lambda m, t: optimization.plot_risk_coverage({"a": CURVE})._repr_png_(),
     "iris.load_iris_split": lambda m, t: iris.load_iris_split(),
     "iris.train": lambda m, t: iris.train(m, t["x"], t["y"], epochs=3, progress=False),
     "iris.predict": lambda m, t: iris.predict(m, t["x"], ["a", "b", "c"]).to_frame(),
@@ -59,6 +119,7 @@ CALLS = {
     "iris.plot_weight_distributions": lambda m, t: iris.plot_weight_distributions(m)._repr_png_(),
     "iris.plot_decision_regions": lambda m, t: iris.plot_decision_regions(m, t["x"], t["y"])._repr_png_(),
     "data.generate_pictures": lambda m, t: data.generate_pictures(2, seed=None),
+    "data.generate_scenes": lambda m, t: data.generate_scenes(2, seed=None),
     "data.load_split": lambda m, t: data.load_split("wine"),
     "data.load_text": lambda m, t: data.load_text(),
     "checks.check": lambda m, t: checks.check("basics.stable_softmax", lambda z: torch.softmax(z, 1)),
@@ -68,7 +129,30 @@ CALLS = {
 # By purpose: copies files (its own test proves that it overwrites none).
 EXEMPT = {"checks.start_exercises"}
 CHANGES_PARAMETERS = {"iris.train"}
-RUNS_THE_MODEL = {"iris.train", "iris.predict", "iris.accuracy", "iris.model_summary", "iris.plot_decision_regions"}
+RUNS_THE_MODEL = {
+    "iris.train",
+    "iris.predict",
+    "iris.accuracy",
+    "iris.model_summary",
+    "iris.plot_decision_regions",
+    "interpretation.beam_search_decode",
+    "optimization.ensemble_predictions",
+    "optimization.fit_stacking",
+    "optimization.monte_carlo_dropout",
+    "optimization.deep_ensemble",
+}
+
+
+class OneTokenModel(torch.nn.Module):
+    """Makes a classifier of 4 numbers a language model of 3 tokens, to be read by a beam search."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:  # (N, T) → (N, T, 3)
+        last = self.model(token_ids[:, -4:].float())
+        return last[:, None].expand(-1, token_ids.shape[1], -1)
 
 
 def gradient(tensor: torch.Tensor) -> tuple:
@@ -105,13 +189,16 @@ def snapshot(model, tensors, *, parameters: bool):
     }
     if parameters:
         state["state dict"] = [(name, value.tolist()) for name, value in model.state_dict().items()]
+    # What was put into eval mode on purpose does not move, even where training is the purpose.
+    frozen = [m for m in model.modules() if not m.training and isinstance(m, torch.nn.BatchNorm1d)]
+    state["frozen statistics"] = [m.running_mean.tolist() for m in frozen] if model.training else []
     return state
 
 
 def test_every_public_function_has_a_line():
     public = {
         f"{chapter}.{name}"
-        for chapter in ("basics", "iris", "data", "checks")
+        for chapter in ("basics", "interpretation", "optimization", "iris", "data", "checks")
         for name in import_module(f"course_utils.{chapter}").__all__
         if isfunction(getattr(import_module(f"course_utils.{chapter}"), name))
         or hasattr(getattr(import_module(f"course_utils.{chapter}"), name), "cache_info")
@@ -142,6 +229,26 @@ def test_nothing_is_left_behind_when_the_model_raises(name, stateful_model):
     assert snapshot(model, tensors, parameters=name not in CHANGES_PARAMETERS) == (
         before if name not in CHANGES_PARAMETERS else {k: v for k, v in before.items() if k != "state dict"}
     )
+
+
+@pytest.mark.parametrize("name", sorted(RUNS_THE_MODEL - {"interpretation.beam_search_decode"}))
+def test_layers_that_write_or_draw_leave_no_trace(name):
+    """An in-place layer on the inputs, and dropout as a function, which no mode switches off."""
+
+    class Careless(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu, self.dropout = torch.nn.ReLU(inplace=True), torch.nn.Dropout(0.5, inplace=True)
+            self.linear = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return torch.nn.functional.dropout(self.linear(self.dropout(self.relu(x))), 0.5)
+
+    tensors = fresh_tensors() | {"x": SPLIT.x_test.clone() - 0.5}
+    model = Careless()
+    before = snapshot(model, tensors, parameters=False)
+    CALLS[name](model, tensors)
+    assert snapshot(model, tensors, parameters=False) == before
 
 
 def test_nothing_is_left_behind_when_training_raises_in_the_middle(stateful_model):

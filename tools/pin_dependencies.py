@@ -41,7 +41,7 @@ def main() -> None:
     pins = resolve(text)
     # [tool.uv] is the last table of the file, so a block at the end belongs to it.
     lines = "".join(f'    "{pin}",\n' for pin in pins)
-    PYPROJECT.write_text(f"{text}{BEGIN}constraint-dependencies = [\n{lines}]\n{END}", encoding="utf-8")
+    PYPROJECT.write_text(f"{text}{BEGIN}constraint-dependencies = [\n{lines}]\n{END}", encoding="utf-8", newline="\n")
     print(f"{len(pins)} versions written to {PYPROJECT.name}")
 
 

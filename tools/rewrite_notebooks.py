@@ -95,7 +95,7 @@ def write(notebook: NotebookNode, path: Path) -> None:
     """Write a notebook in one step, so that an interruption leaves the old one."""
     nbformat.validate(notebook)
     temporary = path.with_suffix(".ipynb.new")
-    temporary.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8")
+    temporary.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8", newline="\n")
     temporary.replace(path)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, check_tensor, check_threshold, describe_value
-from course_utils.foundation.values import sum_tolerance, sums_to_one
+from course_utils.foundation.values import sums_to_one
 
 TASKS = ("binary", "multiclass", "multilabel")
 
@@ -89,7 +89,7 @@ def _check_shape(values: Tensor, name: str, task: str) -> None:
 
 def _check_range(probabilities: Tensor, task: str) -> None:
     low, high = float(probabilities.min()), float(probabilities.max())
-    if low < 0 or high > 1 + sum_tolerance(probabilities.dtype, 1):
+    if low < 0 or high > 1 + torch.finfo(probabilities.dtype).eps:
         raise ValueError(
             f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; "
             "these look like logits, so call logits_to_probabilities first"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, describe_value, dtype_name
-from course_utils.foundation.values import KINDS, sums_to_one, value_kinds
+from course_utils.foundation.values import KINDS, in_double, sums_to_one, value_kinds
 
 # What the axes of an output mean, by task and number of dimensions.
 _AXES = {
@@ -66,6 +66,12 @@ class OutputReport:
     def __len__(self) -> int:
         return len(self.parts)
 
+    def __bool__(self) -> bool:
+        return True  # also without parts
+
+    def __iter__(self) -> Iterator:
+        return iter(self.parts)
+
     def __getitem__(self, key: Any) -> OutputReport:
         return self.parts[key]
 
@@ -84,7 +90,7 @@ class OutputReport:
     def __repr__(self) -> str:
         if self.shape is None:
             return "\n\n".join(repr(leaf) for leaf in self._leaves()) or "an output without tensors"
-        values = "none finite" if self.minimum is None else f"{self.minimum:.3f} to {self.maximum:.3f}"
+        values = "none finite" if self.minimum is None else f"{self.minimum:.4g} to {self.maximum:.4g}"
         bad = (
             f", {self.nan_count} NaN, {self.inf_count} infinite" if self.nan_count or self.inf_count else ", all finite"
         )
@@ -134,6 +140,8 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
 def _describe(output: Any, task: str | None, path: str) -> OutputReport:
     if isinstance(output, Tensor):
         return _describe_tensor(output, task, path)
+    if not isinstance(output, (Mapping, list, tuple)) and isinstance(getattr(output, "logits", None), Tensor):
+        return _describe_tensor(output.logits, task, f"{path}.logits")
     if isinstance(output, Mapping):
         items = dict(output)
     elif isinstance(output, (list, tuple)):
@@ -162,9 +170,11 @@ def _describe(output: Any, task: str | None, path: str) -> OutputReport:
 
 
 def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputReport:
+    if output.numel() == 0:
+        raise ValueError(f"output{path} is empty: {describe_value(output)}; there is nothing to describe")
     values = output.detach()
     axes = _axes(values, task)
-    real = values if values.is_floating_point() else values.double()
+    real = values if values.is_floating_point() else in_double(values)
     finite = real[torch.isfinite(real)]
     if task == "regression":
         kinds, reasons = (), dict.fromkeys(KINDS, "no: a regression's outputs are values in the target's own unit")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_class_names, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import check_class_names, check_count, check_number, check_tensor, describe_value
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def plot_probabilities(
         ax: draw here instead of in a new figure.
         save_path: also write the figure to this file.
     """
-    check_tensor(probabilities, "probabilities", ndim=1)
+    _check_probabilities(probabilities, ndim=1)
     names = check_class_names(class_names, len(probabilities)) or [str(i) for i in range(len(probabilities))]
     figure, ax = axes_or_new(ax)
     values = probabilities.detach().cpu().float()
@@ -65,6 +65,8 @@ def plot_temperature(
         save_path: also write the figure to this file.
     """
     check_tensor(logits, "logits", ndim=1)
+    if not isinstance(temperatures, Sequence) or not temperatures:
+        raise ValueError(f"temperatures must be a list of positive numbers, but is {describe_value(temperatures)}")
     figure, axes = new_figure(1, len(temperatures), size=(3.0 * len(temperatures), 3.0), sharey=True)
     for ax, temperature in zip(axes, temperatures, strict=True):
         check_number(temperature, "temperature", above=0)
@@ -94,7 +96,7 @@ def plot_pictures(
     pictures = _as_shown(images)
     if titles is not None and len(titles) != len(pictures):
         raise ValueError(f"titles must have one text for each of the {len(pictures)} pictures, but has {len(titles)}")
-    columns = min(columns, len(pictures))
+    columns = min(check_count(columns, "columns"), len(pictures))
     rows = -(-len(pictures) // columns)
     figure, axes = new_figure(rows, columns, size=(1.35 * columns, 1.6 * rows))
     for ax in axes:
@@ -110,7 +112,7 @@ def plot_pictures(
 def plot_segmentation(
     image: Tensor,
     probabilities: Tensor,
-    class_names: Sequence[str],
+    class_names: Sequence[str] | None = None,
     *,
     save_path: str | os.PathLike | None = None,
 ) -> Figure:
@@ -119,14 +121,17 @@ def plot_segmentation(
     Args:
         image: (3, H, W), uint8 or floats in [0, 1].
         probabilities: (C, H, W).
-        class_names: C names.
+        class_names: C names; None numbers the classes.
         save_path: also write the figure to this file.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    check_tensor(probabilities, "probabilities", ndim=3)
-    names = check_class_names(class_names, len(probabilities))
+    _check_probabilities(probabilities, ndim=3)
+    names = check_class_names(class_names, len(probabilities)) or [f"class {c}" for c in range(len(probabilities))]
+    if image.shape[-2:] != probabilities.shape[-2:]:
+        sizes = f"{tuple(image.shape[-2:])} and {tuple(probabilities.shape[-2:])}"
+        raise ValueError(f"image and probabilities must have the same height and width, but have {sizes}")
     shown = probabilities.detach().cpu().float().numpy()  # (C, H, W)
     figure, axes = new_figure(1, len(names) + 2, size=(2.1 * (len(names) + 2), 2.6))
     for ax in axes:
@@ -149,11 +154,21 @@ def plot_segmentation(
     return finish(figure, save_path)
 
 
+def _check_probabilities(probabilities: Tensor, *, ndim: int) -> None:
+    """Refuse what is no distribution over the classes in dim 0; a bar chart of logits would look plausible."""
+    check_tensor(probabilities, "probabilities", ndim=ndim)
+    if probabilities.min() < 0 or probabilities.max() > 1 + torch.finfo(probabilities.dtype).eps:
+        low, high = float(probabilities.min()), float(probabilities.max())
+        raise ValueError(f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; are they logits?")
+
+
 def _as_shown(images: Tensor) -> list:
     """Pictures as arrays that imshow understands: (H, W) or (H, W, 3)."""
     if not isinstance(images, Tensor) or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[1] != 3):
         raise ValueError(f"images must be a tensor (N, H, W) or (N, 3, H, W), but is {describe_value(images)}")
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one picture")
-    shown = images.detach().cpu()
+    if images.is_floating_point():
+        check_tensor(images, "images")
+    shown = images.detach().float().cpu() if images.is_floating_point() else images.detach().cpu()
     return list((shown if shown.ndim == 3 else shown.permute(0, 2, 3, 1)).numpy())

@@ -11,7 +11,7 @@ from course_utils.foundation.seeding import make_generator
 
 
 @cache
-def _linear_logits(name: str) -> Tensor:
+def linear_logits(name: str) -> Tensor:
     """Logits of a logistic regression on the test part of a real data set: (N, 1) for two classes, else (N, C)."""
     from sklearn.linear_model import LogisticRegression
 
@@ -21,7 +21,7 @@ def _linear_logits(name: str) -> Tensor:
     return logits[:, None] if logits.ndim == 1 else logits
 
 
-def _some(values: Tensor, count: int, seed: int) -> Tensor:
+def some(values: Tensor, count: int, seed: int) -> Tensor:
     return values[torch.randperm(len(values), generator=make_generator(seed))[:count]]
 
 
@@ -29,8 +29,8 @@ def _some(values: Tensor, count: int, seed: int) -> Tensor:
 
 
 def _tumour_cases(seed: int) -> list[tuple]:
-    logits = _linear_logits("breast_cancer")
-    return [(_some(logits, 20, seed),), (_some(logits, 1, seed + 1),)]
+    logits = linear_logits("breast_cancer")
+    return [(some(logits, 20, seed),), (some(logits, 1, seed + 1),)]
 
 
 TUMOUR = Exercise(
@@ -94,9 +94,9 @@ TUMOUR = Exercise(
 
 
 def _softmax_cases(seed: int) -> list[tuple]:
-    logits = _linear_logits("digits")
+    logits = linear_logits("digits")
     # The same logits at temperature 1/100: sharp, and beyond what exp can hold in float32.
-    return [(_some(logits, 6, seed),), (100 * _some(logits, 6, seed + 1),)]
+    return [(some(logits, 6, seed),), (100 * some(logits, 6, seed + 1),)]
 
 
 SOFTMAX = Exercise(
@@ -115,6 +115,12 @@ SOFTMAX = Exercise(
             "the classes summed over the wrong axis",
             "Each row must sum to 1, so sum over dim=1; dim=0 runs over the samples.",
             lambda logits: torch.softmax(logits, dim=0),
+        ),
+        Mistake(
+            "the maximum of the whole batch",
+            "Rows far below the largest logit of the batch underflow to 0, and 0/0 is NaN. Subtract each row's own "
+            "maximum: logits.amax(dim=1, keepdim=True).",
+            lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(1, keepdim=True),
         ),
         Mistake(
             "one sum for the whole batch",
@@ -144,7 +150,7 @@ SOFTMAX = Exercise(
 
 
 @cache
-def _bigram_logits() -> Tensor:
+def bigram_logits() -> Tensor:
     """A language model by counting: row i holds the log-counts of what follows character i in the text, (V, V)."""
     text = load_text()
     ids = text.encode(text.characters)
@@ -157,7 +163,7 @@ def _next_cases(seed: int) -> list[tuple]:
     text = load_text()
     starts = torch.randint(len(text.characters) - 20, (5,), generator=make_generator(seed)).tolist()
     prompts = torch.stack([text.encode(text.characters[start : start + 12]) for start in starts])  # (N, T)
-    return [(_bigram_logits()[prompts],)]  # (N, T, V)
+    return [(bigram_logits()[prompts],)]  # (N, T, V)
 
 
 NEXT = Exercise(
@@ -248,8 +254,20 @@ PIXELS = Exercise(
 
 
 def _confidence_cases(seed: int) -> list[tuple]:
-    logits = _linear_logits("digits")
-    return [(_some(logits, 7, seed), 3.0), (_some(logits, 4, seed + 1), 0.5)]
+    logits = linear_logits("digits")
+    return [(some(logits, 7, seed), 3.0), (some(logits, 4, seed + 1), 0.5)]
+
+
+def _confidence_with(*bugs: str):
+    """The exercise's function with some of its three bugs left in."""
+
+    def answer(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        scaled = logits * temperature if "times" in bugs else logits / temperature
+        probabilities = torch.softmax(scaled, dim=0 if "batch" in bugs else 1)
+        labels = probabilities.argmax(1)
+        return labels, probabilities.max() if "one maximum" in bugs else probabilities.amax(1)
+
+    return answer
 
 
 def _read(probabilities: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
@@ -267,28 +285,37 @@ CONFIDENCE = Exercise(
             "the broken function unchanged",
             "Look for three bugs: what T does to the logits, which axis softmax works on, and over what the maximum "
             "is taken.",
-            lambda logits, temperature: (
-                torch.softmax(logits * temperature, dim=0).argmax(1),
-                torch.softmax(logits * temperature, dim=0).max(),
-            ),
+            _confidence_with("times", "batch", "one maximum"),
         ),
         Mistake(
             "multiplying by the temperature",
             "Hot means unsure: the logits are divided by T. Multiplying makes T = 3 sharper instead of softer.",
-            lambda logits, temperature: _read(torch.softmax(logits * temperature, dim=1)),
+            _confidence_with("times"),
         ),
         Mistake(
             "softmax over the batch",
             "dim=0 runs over the samples. The classes are in dim 1.",
-            lambda logits, temperature: _read(torch.softmax(logits / temperature, dim=0)),
+            _confidence_with("batch"),
         ),
         Mistake(
             "one confidence for the whole batch",
             ".max() without dim gives the largest number of the whole tensor. Each sample has its own: .max(dim=1).",
-            lambda logits, temperature: (
-                logits.argmax(1),
-                torch.softmax(logits / temperature, dim=1).max(),
-            ),
+            _confidence_with("one maximum"),
+        ),
+        Mistake(
+            "one of three bugs fixed, the maximum",
+            "Two are left: T multiplies where it should divide, and softmax runs over the samples (dim=0).",
+            _confidence_with("times", "batch"),
+        ),
+        Mistake(
+            "one of three bugs fixed, the axis of softmax",
+            "Two are left: T multiplies where it should divide, and one maximum serves the whole batch.",
+            _confidence_with("times", "one maximum"),
+        ),
+        Mistake(
+            "one of three bugs fixed, the temperature",
+            "Two are left: softmax runs over the samples (dim=0), and one maximum serves the whole batch.",
+            _confidence_with("batch", "one maximum"),
         ),
         Mistake(
             "the temperature applied to the probabilities",

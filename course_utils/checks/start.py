@@ -15,25 +15,28 @@ PACKAGES = ("torch", "torchvision", "scikit-learn", "pandas", "matplotlib", "sea
 
 def self_check() -> None:
     """Print in words what works on this machine: versions, device, data, fonts, disk."""
+    missing = [name for name in PACKAGES if _installed_version(name) is None]
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    print(f"Python {platform.python_version()} on {platform.system()}")
+    print("Packages: " + ", ".join(f"{name} {_installed_version(name)}" for name in PACKAGES if name not in missing))
+    if missing:
+        print("PROBLEM: missing " + ", ".join(missing) + "; run the README's first command again")
+        return
     import torch
 
     from course_utils.data import generate_pictures, load_split, load_text
 
-    missing = [name for name in PACKAGES if _installed_version(name) is None]
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
     split = load_split("iris")
-    print(f"Python {platform.python_version()} on {platform.system()}")
-    print("Packages: " + ", ".join(f"{name} {_installed_version(name)}" for name in PACKAGES if name not in missing))
     print(f"Device: {choose_device().type}, {torch.get_num_threads()} CPU threads; the whole course runs on the CPU")
     print(f"Real data: {len(split.x_train)} + {len(split.x_test)} iris flowers")
     print(f"Real text: {len(load_text().characters):,} characters")
     print(f"Generated pictures: {len(generate_pictures(8))} drawn")
     print(f"Font for Chinese labels: {find_cjk_font() or 'none found; you need one only for Chinese figures'}")
     print(f"Free disk space: {free:.0f} GB")
-    problems = [f"the package {name} is missing" for name in missing]
     if free < 1:
-        problems.append("less than 1 GB of disk is free, and some chapters write files")
-    print("PROBLEM: " + "; ".join(problems) if problems else "Everything that the lessons need is here.")
+        print("PROBLEM: less than 1 GB of disk is free, and some chapters write files")
+    else:
+        print("Everything that the lessons need is here.")
 
 
 def _installed_version(name: str) -> str | None:

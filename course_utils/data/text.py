@@ -29,7 +29,9 @@ class Text:
         return torch.tensor([ids[character] for character in characters], dtype=torch.int64)
 
     def decode(self, token_ids: Tensor) -> str:
-        """Ids (T,) → characters."""
+        """Ids (T,) → characters. An id outside the vocabulary raises a ValueError."""
+        if len(token_ids) and (token_ids.min() < 0 or token_ids.max() >= len(self.vocab)):
+            raise ValueError(f"token_ids must lie in 0 to {len(self.vocab) - 1}, but range to {int(token_ids.max())}")
         return "".join(self.vocab[i] for i in token_ids.tolist())
 
     def __repr__(self) -> str:

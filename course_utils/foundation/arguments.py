@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -97,7 +98,8 @@ def check_class_names(class_names: Any, num_classes: int) -> tuple[str, ...] | N
     """Return the names as a tuple (None stays None); raise if there is not one for each class."""
     if class_names is None:
         return None
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+    is_list = isinstance(class_names, Sequence) and not isinstance(class_names, str)
+    if not is_list or not all(isinstance(name, str) for name in class_names):
         raise TypeError(f"class_names must be a list of strings, but is {describe_value(class_names)}")
     if len(class_names) != num_classes:
         raise ValueError(f"class_names must name {num_classes} classes, but has {len(class_names)} names")
@@ -113,11 +115,11 @@ def check_choice(value: Any, name: str, options: Sequence[str]) -> str:
 
 def check_count(value: Any, name: str, *, minimum: int = 1) -> int:
     """Return `value` if it is a whole number ≥ `minimum` (True and 3.0 are not whole numbers here)."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, but is {describe_value(value)}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, but is {value}")
-    return value
+    return int(value)
 
 
 def check_number(
@@ -127,13 +129,13 @@ def check_number(
 
     With `finite=False` infinities pass, and the caller judges the range.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, but is {describe_value(value)}")
     if finite and not above < value < below:  # also False for NaN
         limits = {
             (True, True): "finite",
-            (False, True): f"greater than {above}",
-            (True, False): f"less than {below}",
+            (False, True): f"finite and greater than {above}",
+            (True, False): f"finite and less than {below}",
         }.get((above == -math.inf, below == math.inf), f"strictly between {above} and {below}")
         raise ValueError(f"{name} must be {limits}, but is {value}")
     return float(value)

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import describe_value
+from course_utils.foundation.arguments import check_tensor, describe_value
+from course_utils.foundation.seeding import isolated_randomness
 
 
 @contextmanager
@@ -38,6 +40,20 @@ def check_model(model: Any, name: str = "model") -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"{name} must be a torch.nn.Module, but is {describe_value(model)}")
     return model
+
+
+def classifier_logits(model: nn.Module, x: Tensor) -> Tensor:
+    """A classifier's finite logits (N, C), C ≥ 2: in evaluation mode, without a graph or any trace.
+
+    In-place layers get a copy of the inputs, and what the forward pass draws leaves the global random state alone.
+    """
+    with evaluation_mode(model), torch.no_grad(), isolated_randomness(0):
+        logits = output_tensor(model(x.detach().clone()))
+    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model must return logits (N, C) with N = {len(x)} and C ≥ 2, but returned {describe_value(logits)}"
+        )
+    return check_tensor(logits, "the model's logits")
 
 
 def output_tensor(output: Any) -> Tensor:

@@ -115,7 +115,7 @@ def new_figure(
 def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (6.0, 3.6)) -> tuple[Figure, Axes]:
     """The caller's axes with their figure, or a new figure with one axes."""
     if ax is not None:
-        return ax.figure, ax
+        return ax.get_figure(root=True), ax
     figure, axes = new_figure(size=size)
     return figure, axes[0]
 
@@ -129,7 +129,7 @@ def finish(figure: Figure, save_path: str | os.PathLike | None = None) -> Figure
         warnings.warn(
             "This figure has Chinese, Japanese or Korean text, but no font for it was found, so it shows empty boxes. "
             "Install one, for example Noto Sans CJK SC, and restart the kernel.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if save_path is not None:
         figure.savefig(save_path, bbox_inches="tight")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -25,6 +26,8 @@ class Result:
         return len(getattr(self, self.per_sample[0]))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if isinstance(index, slice):
+            raise TypeError(f"index one sample at a time, or slice the fields: result.{self.per_sample[0]}[{index}]")
         index = range(len(self))[index]  # IndexError out of range; negative indices count from the end
         return {name: plain(getattr(self, name)[index]) for name in self.per_sample}
 
@@ -34,11 +37,13 @@ class Result:
 
         columns = {}
         for name in self.per_sample:
-            values = torch.as_tensor(getattr(self, name)).detach().cpu()
-            if values.ndim == 1:
-                columns[name] = values.numpy()
+            values = getattr(self, name)
+            if not isinstance(values, Tensor):  # ragged: one object a row
+                columns[name] = pd.Series(list(values), dtype=object)
+            elif values.ndim == 1:
+                columns[name] = as_numpy(values)
             else:
-                columns |= {f"{name}_{i}": column.numpy() for i, column in enumerate(values.flatten(1).T)}
+                columns |= {f"{name}_{i}": as_numpy(column) for i, column in enumerate(values.flatten(1).T)}
         return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
@@ -49,6 +54,12 @@ class Result:
         shown = self.to_frame().head(10).round(3).to_html()
         more = f"<p>… {len(self) - 10} more rows</p>" if len(self) > 10 else ""
         return f"<p>{type(self).__name__}, {len(self)} rows</p>{shown}{more}"
+
+
+def as_numpy(values: Tensor) -> np.ndarray:
+    """A tensor as an array; half precision as float32, because NumPy has no bfloat16 and pandas overflows float16."""
+    values = values.detach().cpu()
+    return (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).numpy()
 
 
 def plain(value: Any) -> Any:

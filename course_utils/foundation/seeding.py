@@ -19,7 +19,9 @@ def make_generator(seed: int | None) -> torch.Generator:
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(check_count(seed, "seed", minimum=0))
+        if check_count(seed, "seed", minimum=0) >= 2**63:
+            raise ValueError(f"seed must be less than 2**63, but is {seed}")
+        generator.manual_seed(seed)
     return generator
 
 
@@ -28,12 +30,22 @@ def isolated_randomness(seed: int | None) -> Iterator[None]:
     """Seed torch's global generators for a `with` block, then give back the state they had.
 
     For library code that draws from the global state and takes no generator, dropout for one. None draws fresh entropy.
+    Only generators that exist are seeded: torch.manual_seed would also plant its seed in devices not used yet.
     """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     seed = make_generator(seed).initial_seed()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        generators += torch.cuda.default_generators
+    if torch.backends.mps.is_available():
+        generators.append(torch.mps._get_default_mps_generator())
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
         yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def seed_everything(seed: int, *, deterministic: bool = False) -> None:

@@ -21,16 +21,24 @@ class ValueKinds:
     reasons: dict[str, str]
 
 
-def sum_tolerance(dtype: torch.dtype, num_terms: int) -> float:
-    """How far the sum of `num_terms` rounded probabilities may lie from 1."""
-    # Each term is rounded to within eps/2 of itself; the square root of the count covers the summation's own rounding.
-    return 8 * torch.finfo(dtype).eps * max(1.0, num_terms**0.5)
+def sum_tolerance(dtype: torch.dtype) -> float:
+    """How far the sum of rounded probabilities may lie from 1.
+
+    Each term is rounded by at most half an eps of itself, and the terms sum to 1, so their number does not matter. The
+    floor of 1e-3 lets through what was computed in half precision and converted later.
+    """
+    return max(1e-3, 4 * torch.finfo(dtype).eps)
+
+
+def in_double(values: Tensor) -> Tensor:
+    """The values in float64, on the CPU where the device has no float64 (Apple's MPS)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
 
 
 def sums_to_one(probabilities: Tensor, dim: int) -> Tensor:
     """For each position along the other axes: do the values along `dim` sum to 1, up to rounding?"""
-    total = probabilities.double().sum(dim)
-    return (total - 1).abs() <= sum_tolerance(probabilities.dtype, probabilities.shape[dim])
+    total = in_double(probabilities).sum(dim)
+    return (total - 1).abs() <= sum_tolerance(probabilities.dtype)
 
 
 def value_kinds(values: Tensor, *, class_dim: int | None, exclusive: bool | None) -> ValueKinds:
@@ -76,7 +84,7 @@ def _can_be_probabilities(
     values: Tensor, low: float, high: float, classes: int | None, exclusive: bool | None
 ) -> tuple[bool, str]:
     # A softmax in half precision may round a hair above 1.
-    if low < 0 or high > 1 + sum_tolerance(values.dtype, 1):
+    if low < 0 or high > 1 + torch.finfo(values.dtype).eps:
         return False, f"the range [{low:.3g}, {high:.3g}] leaves [0, 1]"
     if exclusive is False or classes is None:
         if exclusive:
@@ -88,16 +96,15 @@ def _can_be_probabilities(
 def _can_be_log_probabilities(
     values: Tensor, low: float, high: float, classes: int | None, exclusive: bool | None
 ) -> tuple[bool, str]:
-    if high > sum_tolerance(values.dtype, 1):
+    if high > torch.finfo(values.dtype).eps:
         return False, f"the maximum {high:.3g} is above 0"
     if exclusive is False or classes is None:
         if exclusive:
             return False, "one class alone is no choice between classes"
         return True, "no value is above 0"
-    # The rounding error of a log-probability grows with its size, so compare in log space with the dtype's own eps.
-    log_total = values.double().logsumexp(classes)
-    tolerance = 4 * sum_tolerance(values.dtype, values.shape[classes])
-    return _judge_sums(log_total.abs() <= tolerance, exclusive, "exp of the values", "at most 0")
+    # A log-probability is rounded relative to its own size, so its probability is off by up to |log p|·p·eps ≤ eps/e.
+    log_total = in_double(values).logsumexp(classes)
+    return _judge_sums(log_total.abs() <= sum_tolerance(values.dtype), exclusive, "exp of the values", "at most 0")
 
 
 def _judge_sums(good: Tensor, exclusive: bool | None, what: str, where: str) -> tuple[bool, str]:

@@ -8,7 +8,11 @@ from course_utils.interpretation.decoding import (
     beam_search_decode,
     greedy_decode,
 )
-from course_utils.interpretation.detection import interpret_detection_output
+from course_utils.interpretation.detection import (
+    DetectionEvaluation,
+    evaluate_detections,
+    interpret_detection_output,
+)
 from course_utils.interpretation.plotting import (
     plot_beam_tree,
     plot_detections,
@@ -22,10 +26,12 @@ from course_utils.interpretation.regression import RegressionResult, interpret_r
 __all__ = [
     "ClassificationResult",
     "DecodedSequence",
+    "DetectionEvaluation",
     "Hypothesis",
     "RegressionResult",
     "SimpleLanguageModel",
     "beam_search_decode",
+    "evaluate_detections",
     "greedy_decode",
     "interpret_classification_output",
     "interpret_detection_output",

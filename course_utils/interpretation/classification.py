@@ -115,8 +115,7 @@ def interpret_classification_output(
         over_classes = torch.stack([1 - probabilities, probabilities], dim=1)  # (N, 2)
     labels = (probabilities >= threshold).long()
     confidence = torch.where(labels.bool(), probabilities, 1 - probabilities)
-    top = _top_k(over_classes, top_k)
-    return ClassificationResult(labels, confidence, probabilities, top.indices, top.values, names)
+    return ClassificationResult(labels, confidence, probabilities, *_top_k(over_classes, top_k), names)
 
 
 def _interpret_multiclass(logits: Tensor, class_names: Sequence[str] | None, top_k: int) -> ClassificationResult:
@@ -130,11 +129,13 @@ def _interpret_multiclass(logits: Tensor, class_names: Sequence[str] | None, top
     if top_k == 1:  # max is several times faster than topk
         confidence, labels = probabilities.max(dim=1)
         return ClassificationResult(labels, confidence, probabilities, labels[:, None], confidence[:, None], names)
-    top = _top_k(probabilities, top_k)
-    return ClassificationResult(top.indices[:, 0], top.values[:, 0], probabilities, top.indices, top.values, names)
+    classes, values = _top_k(probabilities, top_k)
+    return ClassificationResult(classes[:, 0], values[:, 0], probabilities, classes, values, names)
 
 
-def _top_k(probabilities: Tensor, top_k: int):
+def _top_k(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Classes and probabilities of the top k, (N, k) each, best first."""
     if top_k > probabilities.shape[1]:
         raise ValueError(f"top_k must be at most the number of classes, {probabilities.shape[1]}, but is {top_k}")
-    return probabilities.topk(top_k, dim=1)
+    values, indices = probabilities.sort(dim=1, descending=True, stable=True)  # in a tie the first class, as argmax
+    return indices[:, :top_k], values[:, :top_k]

@@ -117,8 +117,8 @@ def _lengths(token_ids: Tensor, eos_token_id: int | None) -> Tensor:
     time = token_ids.shape[1]
     if eos_token_id is None:
         return torch.full((len(token_ids),), time, device=token_ids.device)
-    is_end = (token_ids == eos_token_id).to(torch.uint8)
-    return torch.where(is_end.any(1), is_end.argmax(1) + 1, time)
+    is_end = token_ids == eos_token_id
+    return torch.where(is_end.any(1), is_end.to(torch.uint8).argmax(1) + 1, time)
 
 
 @torch.no_grad()
@@ -170,7 +170,8 @@ def beam_search_decode(
     prompt = prompt.long().reshape(-1, prompt.shape[-1])  # (N, T)
     check_count(num_beams, "num_beams")
     check_count(max_new_tokens, "max_new_tokens", minimum=0)
-    check_number(length_penalty, "length_penalty")
+    if abs(check_number(length_penalty, "length_penalty")) > 100:
+        raise ValueError(f"length_penalty must lie in [-100, 100], but is {length_penalty}")
     wanted = num_beams if num_return_sequences is None else check_count(num_return_sequences, "num_return_sequences")
     if wanted > num_beams:
         raise ValueError(f"num_return_sequences must be at most num_beams, {num_beams}, but is {wanted}")
@@ -239,6 +240,9 @@ class _Reader:
     def _log_probabilities(self, token_ids: Tensor) -> Tensor:
         if self.cached:
             logits, self.state = self.model.advance(token_ids, self.state)
+            if logits.ndim != 2 or len(logits) != len(token_ids):
+                wanted = f"logits (N, V) with N = {len(token_ids)}"
+                raise ValueError(f"advance must return {wanted}, but returned {describe_value(logits)}")
         else:
             logits = output_tensor(self.model(token_ids))
             if logits.ndim != 3 or logits.shape[:2] != token_ids.shape:
@@ -247,13 +251,18 @@ class _Reader:
                     f"but returned {describe_value(logits)}"
                 )
             logits = logits[:, -1]
-        if torch.isnan(logits).any():
-            raise ValueError("the model's logits hold NaN values")
-        return logits.float().log_softmax(-1) if logits.dtype != torch.float64 else logits.log_softmax(-1)
+        log_probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        if torch.isnan(log_probabilities).any():  # also from +inf, and from a row of −inf only
+            raise ValueError("the model's logits hold NaN, +inf or only −inf values")
+        return log_probabilities
 
     def first(self) -> Tensor:
         """(N, V) after the prompt."""
-        log_probabilities = self._log_probabilities(self.prompt)
+        try:
+            log_probabilities = self._log_probabilities(self.prompt)
+        except IndexError as error:
+            low, high = int(self.prompt.min()), int(self.prompt.max())
+            raise ValueError(f"prompt has token ids from {low} to {high}, which the model cannot look up") from error
         self.beams = 1
         return log_probabilities
 

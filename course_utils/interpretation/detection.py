@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert, nms
+from torchvision.ops import box_convert, box_iou, nms
 
 from course_utils.foundation.arguments import (
     check_choice,
@@ -16,6 +18,7 @@ from course_utils.foundation.arguments import (
     check_tensor,
     describe_value,
 )
+from course_utils.foundation.results import Result
 
 BOX_FORMATS = ("cxcywh", "xyxy", "xywh")
 
@@ -99,7 +102,7 @@ def _scores(preds: Tensor, logits: bool) -> tuple[Tensor, Tensor]:
     best, labels = preds[..., 5:].max(dim=-1)  # sigmoid keeps the order, so the maximum may come first
     if logits:
         return objectness.sigmoid() * best.sigmoid(), labels
-    low, high = map(float, preds[..., 4:].aminmax())
+    low, high = map(float, preds[..., 4:].detach().aminmax())
     if low < 0 or high > 1:
         raise ValueError(
             f"objectness and class scores must lie in [0, 1], but range from {low:.3g} to {high:.3g}; "
@@ -129,6 +132,8 @@ def _suppress(boxes: Tensor, scores: Tensor, heap: Tensor, iou_threshold: float)
     boxes, scores = boxes[order].to(full), scores[order].to(full)
     if len(sizes) * int(sizes.max()) ** 2 <= _MOST_PAIRS:
         return order[_suppress_together(boxes, sizes, iou_threshold)]
+    # torchvision compares in double, where float32's 0.6 is above 0.6: round the threshold as the boxes are.
+    iou_threshold = torch.tensor(iou_threshold, dtype=full, device="cpu").item()
     parts = (order.split(sizes.tolist()), boxes.split(sizes.tolist()), scores.split(sizes.tolist()))
     return torch.cat([index[nms(box, score, iou_threshold)] for index, box, score in zip(*parts, strict=True)])
 
@@ -160,3 +165,113 @@ def _suppress_together(boxes: Tensor, sizes: Tensor, iou_threshold: float) -> Te
     for best in range(width - 1):
         kept[:, best + 1 :] &= ~(too_close[:, best, best + 1 :] & kept[:, best : best + 1])
     return kept[filled]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DetectionEvaluation(Result):
+    """How good detections are, over all score thresholds at once.
+
+    Attributes:
+        scores: (K,), the detections' scores, descending; a threshold at each of them.
+        precision: (K,), share of the detections with at least this score that are right.
+        recall: (K,), share of the true objects that they find.
+        average_precision: (C,), of each class at this IoU threshold; NaN for a class without a true object.
+        mean_average_precision: their mean over the classes that have objects.
+    """
+
+    scores: Tensor
+    precision: Tensor
+    recall: Tensor
+    average_precision: Tensor
+    mean_average_precision: float
+
+    per_sample: ClassVar = ("scores", "precision", "recall")
+
+
+def evaluate_detections(
+    detections: Sequence[Mapping],
+    true_boxes: Sequence[Tensor],
+    true_labels: Sequence[Tensor],
+    *,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> DetectionEvaluation:
+    """Precision and recall of detections, and COCO's average precision at one IoU threshold.
+
+    From the best score down, a detection is right if a true object of its class in its picture, not taken by a better
+    detection, overlaps it with IoU ≥ iou_threshold; it takes the one that overlaps most. Average precision is the mean,
+    over 101 recalls from 0 to 1, of the best precision at that recall or beyond (Lin et al. 2014, COCO).
+
+    Args:
+        detections: N dicts with boxes (M, 4), scores (M,), labels (M,).
+        true_boxes: N tensors (G, 4) as x1, y1, x2, y2.
+        true_labels: N tensors (G,).
+        num_classes: C.
+        iou_threshold: in [0, 1].
+
+    Raises:
+        ValueError: different numbers of pictures, no true object at all.
+    """
+    if not len(detections) == len(true_boxes) == len(true_labels):
+        raise ValueError(
+            "detections, true_boxes and true_labels must have one entry for each picture, but have "
+            f"{len(detections)}, {len(true_boxes)} and {len(true_labels)}"
+        )
+    _check_share(iou_threshold, "iou_threshold")
+    for i, (boxes, labels) in enumerate(zip(true_boxes, true_labels, strict=True)):
+        if len(boxes) != len(labels):
+            raise ValueError(f"true_labels[{i}] must have {len(boxes)} labels, one a box, but has {len(labels)}")
+    check_count(num_classes, "num_classes")
+    joined = torch.cat(list(true_labels))
+    if len(joined) and (joined.min() < 0 or joined.max() >= num_classes):
+        raise ValueError(f"true_labels must hold class indices from 0 to {num_classes - 1}")
+    objects = torch.bincount(joined, minlength=num_classes)
+    if objects.sum() == 0:
+        raise ValueError("there is no true object in any picture, so recall means nothing")
+    right = [
+        _match(found, boxes, labels, iou_threshold)
+        for found, boxes, labels in zip(detections, true_boxes, true_labels, strict=True)
+    ]
+    right, scores, labels = (
+        torch.cat(parts)
+        for parts in (right, [found["scores"] for found in detections], [found["labels"] for found in detections])
+    )
+    order = scores.argsort(descending=True, stable=True)
+    right, scores, labels = right[order].double(), scores[order], labels[order]
+    found = right.cumsum(0)
+    every = torch.stack([_average_precision(right[labels == c], int(objects[c])) for c in range(num_classes)])
+    return DetectionEvaluation(
+        scores=scores,
+        precision=found / torch.arange(1, len(found) + 1, device=found.device),
+        recall=found / objects.sum(),
+        average_precision=every,
+        mean_average_precision=float(every.nanmean()),
+    )
+
+
+def _match(found: Mapping, true_boxes: Tensor, true_labels: Tensor, iou_threshold: float) -> Tensor:
+    """Which detections of one picture are right, bool (M,)."""
+    right = torch.zeros(len(found["boxes"]), dtype=torch.bool, device=true_boxes.device)
+    if len(right) == 0 or len(true_boxes) == 0:
+        return right
+    overlap = box_iou(found["boxes"].double(), true_boxes.double())  # (M, G)
+    overlap[found["labels"][:, None] != true_labels] = -1
+    for detection in found["scores"].argsort(descending=True, stable=True).tolist():
+        best = int(overlap[detection].argmax())
+        if overlap[detection, best] >= iou_threshold:
+            right[detection] = True
+            overlap[:, best] = -1  # taken
+    return right
+
+
+def _average_precision(right: Tensor, objects: int) -> Tensor:
+    """COCO's average precision of one class, from its detections' hits (K,), best first."""
+    if objects == 0:
+        return torch.tensor(torch.nan, dtype=torch.float64, device=right.device)
+    found = right.cumsum(0)
+    precision = found / torch.arange(1, len(found) + 1, device=found.device)
+    best_beyond = precision.flip(0).cummax(0).values.flip(0)
+    recalls = torch.arange(101, dtype=torch.float64, device=right.device) / 100
+    place = torch.searchsorted(found / objects, recalls)  # the first detection that reaches it
+    reached = place < len(found)
+    return torch.where(reached, best_beyond[place.clamp(max=len(found) - 1)], 0).mean() if len(found) else recalls[0]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_tensor, describe_value
+from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.results import as_numpy
 from course_utils.interpretation.decoding import Hypothesis
 from course_utils.interpretation.regression import RegressionResult
 
@@ -41,6 +42,8 @@ def plot_samples(
     if not len(images) == len(probabilities) == len(target):
         lengths = f"{len(images)}, {len(probabilities)} and {len(target)}"
         raise ValueError(f"images, probabilities and target must have the same length, but have {lengths}")
+    check_class_names(class_names, probabilities.shape[1])
+    check_labels(target, "target", num_samples=len(images), num_classes=probabilities.shape[1])
     n = len(images)
     figure, axes = new_figure(2, n, size=(1.7 * n, 3.2), height_ratios=(1.4, 1))
     values, classes = probabilities.detach().cpu().topk(min(3, probabilities.shape[1]), dim=1)
@@ -50,7 +53,7 @@ def plot_samples(
         axes[i].set_title(f"true: {class_names[int(target[i])]}", fontsize=10, loc="center")
         bars = axes[n + i]
         colours = [PALETTE[2] if c == int(target[i]) else "#b3b3b3" for c in classes[i].tolist()]
-        bars.bar(range(len(values[i])), values[i].numpy(), color=colours)
+        bars.bar(range(len(values[i])), values[i].float().numpy(), color=colours)
         bars.set_xticks(range(len(values[i])), [class_names[c] for c in classes[i].tolist()])
         bars.set_ylim(0, 1)
         bars.grid(axis="x", visible=False)
@@ -68,7 +71,7 @@ def plot_residuals(result: RegressionResult, *, save_path: str | os.PathLike | N
     names = list(result.statistics.index)
     figure, axes = new_figure(1, len(names), size=(4.6 * len(names), 3.6))
     for d, (ax, name) in enumerate(zip(axes, names, strict=True)):
-        ax.scatter(result.preds[:, d].detach().cpu(), result.error[:, d].detach().cpu(), s=18, color=PALETTE[0])
+        ax.scatter(as_numpy(result.preds[:, d]), as_numpy(result.error[:, d]), s=18, color=PALETTE[0])
         ax.axhline(0, color="black", linewidth=1)
         ax.set(xlabel=f"prediction, {name}", ylabel="prediction − target")
     return finish(figure, save_path)
@@ -132,8 +135,15 @@ def plot_detections(
     """
     from matplotlib.patches import Rectangle
 
+    check_tensor(images, "images", floating=images.is_floating_point() if isinstance(images, Tensor) else True)
     if images.ndim != 4 or images.shape[1] != 3 or len(images) != len(detections):
         raise ValueError(f"images must be (N, 3, H, W) with N = {len(detections)}, but is {describe_value(images)}")
+    for name, values in (("true_boxes", true_boxes), ("titles", titles)):
+        if values is not None and len(values) != len(images):
+            raise ValueError(f"{name} must have {len(images)} entries, but has {len(values)}")
+    top = max((int(found["labels"].max()) for found in detections if len(found["labels"])), default=-1)
+    if top >= len(class_names):
+        raise ValueError(f"class_names has {len(class_names)} names, but a detection is of class {top}")
     n = len(images)
     figure, axes = new_figure(1, n, size=(3.3 * n, 3.5))
 
@@ -165,6 +175,8 @@ def plot_precision_recall(
     save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Precision against recall, one line for each name → (recall, precision)."""
+    if not curves:
+        raise ValueError("curves is empty: there is nothing to draw")
     figure, ax = axes_or_new(ax, size=(5.4, 3.8))
     for i, (name, (recall, precision)) in enumerate(curves.items()):
         ax.plot(recall, precision, label=name, linestyle=("-", "--", "-.", ":")[i % 4], color=PALETTE[i % len(PALETTE)])

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_class_names, check_tensor
-from course_utils.foundation.results import Result
+from course_utils.foundation.results import Result, as_numpy
+from course_utils.foundation.values import in_double
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +47,7 @@ class RegressionResult(Result):
 
         parts = {"preds": self.preds, "target": self.target, "error": self.error}
         columns = {
-            f"{name}_{d}": values[:, d].detach().cpu().numpy()
+            f"{name}_{d}": as_numpy(values[:, d])
             for name, values in parts.items()
             if values is not None
             for d in range(self.preds.shape[1])
@@ -86,18 +87,21 @@ def interpret_regression_output(
                 "different shapes would broadcast every prediction against every target"
             )
     columns = preds.reshape(len(preds), -1)  # (N, D)
+    if names is not None and len(names) != columns.shape[1]:
+        raise ValueError(f"names must name {columns.shape[1]} outputs, but has {len(names)} names")
     labels = check_class_names(names, columns.shape[1]) or tuple(f"output {d}" for d in range(columns.shape[1]))
     if target is None:
         return RegressionResult(columns, None, None, None)
     truth = target.reshape(len(target), -1).to(columns.device)
     error = columns - truth
-    return RegressionResult(columns, truth, error, _statistics(error.detach(), truth.detach(), labels))
+    # Sums of many squares lose digits in float32, and overflow in half precision.
+    exact, exact_truth = in_double(columns.detach()), in_double(truth.detach())
+    return RegressionResult(columns, truth, error, _statistics(exact - exact_truth, exact_truth, labels))
 
 
 def _statistics(error: Tensor, target: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
 
-    error, target = error.double(), target.double()  # sums of many float32 squares lose digits
     absolute = error.abs()
     squared = error.square().sum(0)
     spread = (target - target.mean(0)).square().sum(0)

@@ -16,9 +16,8 @@ from course_utils.foundation.arguments import (
     check_labels,
     check_number,
     check_tensor,
-    describe_value,
 )
-from course_utils.foundation.evaluation import evaluation_mode, output_tensor
+from course_utils.foundation.evaluation import classifier_logits
 from course_utils.foundation.results import Result
 
 
@@ -70,7 +69,7 @@ def predict(model: nn.Module, x: Tensor, class_names: Sequence[str] | None = Non
     >>> len(predict(MLP(), split.x_test, split.class_names))
     30
     """
-    logits = _logits(model, x)
+    logits = classifier_logits(model, check_tensor(x, "x"))
     probabilities = torch.softmax(logits, dim=1)
     confidence, labels = probabilities.max(dim=1)
     return Prediction(labels, confidence, probabilities, check_class_names(class_names, logits.shape[1]))
@@ -114,7 +113,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, confidence: float = 0.95
     30
     """
     check_number(confidence, "confidence", above=0, below=1)
-    logits = _logits(model, x)
+    logits = classifier_logits(model, check_tensor(x, "x"))
     check_labels(y, "y", num_samples=len(logits), num_classes=logits.shape[1])
     correct, n = int((logits.argmax(1) == y).sum()), len(y)
     low, high = wilson_interval(correct, n, confidence)
@@ -130,15 +129,3 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     low = 0.0 if correct == 0 else (middle - half) / (n + z * z)
     high = 1.0 if correct == n else (middle + half) / (n + z * z)
     return low, high
-
-
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    check_tensor(x, "x")
-    # no_grad rather than inference_mode: the caller may go on computing with what comes out.
-    with evaluation_mode(model), torch.no_grad():
-        logits = output_tensor(model(x))
-    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-        raise ValueError(
-            f"the model must return logits (N, C) with N = {len(x)}, C ≥ 2, but returned {describe_value(logits)}"
-        )
-    return check_tensor(logits, "the model's logits")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from course_utils.foundation.arguments import check_choice, check_count, describe_value
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.seeding import isolated_randomness
+from course_utils.foundation.values import in_double
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,7 @@ def weight_statistics(model: nn.Module) -> pd.DataFrame:
 
     rows = []
     for name, parameter in check_model(model).named_parameters():
-        values = parameter.detach().double()
+        values = in_double(parameter.detach())
         if values.numel() == 0:
             raise ValueError(f"the parameter {name!r} is empty: {describe_value(parameter)}")
         rows.append(
@@ -80,8 +81,8 @@ def weight_statistics(model: nn.Module) -> pd.DataFrame:
 
 def model_summary(
     model: nn.Module,
-    *,
     input_size: Sequence[int] | None = None,
+    *,
     input_data: Tensor | None = None,
     engine: str = "torchinfo",
 ) -> str:
@@ -110,12 +111,14 @@ def model_summary(
         raise ValueError("give exactly one of input_size (with the batch) and input_data")
     if input_data is not None and not isinstance(input_data, Tensor):
         raise TypeError(f"input_data must be a torch.Tensor, but is {describe_value(input_data)}")
+    if input_size is not None and not isinstance(input_size, Sequence):
+        raise TypeError(f"input_size must be a tuple such as (1, 4), but is {describe_value(input_size)}")
     size = tuple(input_size) if input_size is not None else tuple(input_data.shape)
     for length in size:
         check_count(length, "each length in input_size")
 
-    clone = copy.deepcopy(model).cpu()
     try:
+        clone = copy.deepcopy(model).cpu()
         with isolated_randomness(0):
             if engine == "torchsummary":
                 return _torchsummary_text(clone, size)
@@ -131,7 +134,11 @@ def model_summary(
 def _torchinfo_text(model: nn.Module, size: tuple[int, ...], input_data: Tensor | None) -> str:
     import torchinfo
 
-    source = {"input_size": size} if input_data is None else {"input_data": input_data.detach().cpu()}
+    if input_data is None:
+        kinds = [parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()]
+        source = {"input_size": size, "dtypes": kinds[:1] or [torch.float32]}
+    else:
+        source = {"input_data": input_data.detach().cpu().clone()}
     return str(torchinfo.summary(model, **source, device="cpu", verbose=0))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor
+from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
 from course_utils.iris.inference import predict
@@ -28,6 +28,8 @@ def plot_loss(
     save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """The training loss against the epoch, for one run or for several named ones."""
+    if not isinstance(history, (TrainingHistory, Mapping)):
+        raise TypeError(f"history must be a TrainingHistory or a dict of them, but is {describe_value(history)}")
     runs = history if isinstance(history, Mapping) else {"": history}
     if not runs or any(len(run) == 0 for run in runs.values()):
         raise ValueError("history is empty: there is no logged epoch to draw")
@@ -60,6 +62,10 @@ def plot_weight_distributions(
     weights = {name: p for name, p in parameters.items() if p.ndim > 1} or parameters
     if not weights:
         raise ValueError("the model has no parameters to draw")
+    for name, weight in weights.items():
+        check_tensor(weight, name)
+        if before is not None and (name not in before or before[name].shape != weight.shape):
+            raise ValueError(f"before must be an earlier state dict of this model, but does not fit {name!r}")
     figure, axes = new_figure(1, len(weights), size=(4.5 * len(weights), 3.4))
     for ax, (name, weight) in zip(axes, weights.items(), strict=True):
         now = weight.detach().cpu().flatten().float()
@@ -102,12 +108,12 @@ def plot_decision_regions(
         ax: draw here instead of in a new figure.
         save_path: also write the figure to this file.
     """
-    check_tensor(x, "x", ndim=2)
+    x = check_tensor(x, "x", ndim=2).detach()
     prediction = predict(model, x)
     num_classes = prediction.probabilities.shape[1]
     check_labels(y, "y", num_samples=len(x), num_classes=num_classes)
     across, up = features
-    if across == up or not all(0 <= feature < x.shape[1] for feature in features):
+    if across == up or not all(isinstance(feature, int) and 0 <= feature < x.shape[1] for feature in features):
         raise ValueError(f"features must be two different columns of x from 0 to {x.shape[1] - 1}, but are {features}")
     if feature_names is not None and len(feature_names) != x.shape[1]:
         raise ValueError(f"feature_names must name {x.shape[1]} features, but has {len(feature_names)} names")
@@ -149,7 +155,7 @@ def plot_decision_regions(
             wrong[:, across], wrong[:, up], s=160, facecolor="none", edgecolor="black", linewidth=1.5, label="wrong"
         )
     axis_names = feature_names or [f"feature {i}" for i in range(x.shape[1])]
-    ax.set(xlabel=f"{axis_names[across]}, scaled", ylabel=f"{axis_names[up]}, scaled")
+    ax.set(xlabel=axis_names[across], ylabel=axis_names[up])
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     ax.grid(visible=False)
     return finish(figure, save_path)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_number, check_tensor
-from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
+from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import isolated_randomness
@@ -46,12 +46,11 @@ class TrainingHistory(Result):
 
     def __repr__(self) -> str:
         if len(self) == 0:
-            return "TrainingHistory(interrupted before the first epoch was over)"
-        state = "interrupted after" if self.interrupted else "finished"
-        return (
-            f"TrainingHistory({state} {int(self.epochs[-1]):,} epochs, "
-            f"loss {float(self.losses[0]):.3f} → {float(self.losses[-1]):.3f})"
-        )
+            return "TrainingHistory(interrupted in the first epoch)"
+        loss = f"loss {float(self.losses[0]):.3f} → {float(self.losses[-1]):.3f}"
+        last = f"{int(self.epochs[-1]):,}"
+        state = f"interrupted, last logged in epoch {last}" if self.interrupted else f"finished {last} epochs"
+        return f"TrainingHistory({state}, {loss})"
 
 
 def train(
@@ -69,7 +68,9 @@ def train(
     """Minimise the cross-entropy of `model` on all of (x, y) at once, `epochs` times. Changes the parameters.
 
     Stopping it (Ctrl-C, or JupyterLab's Stop button) returns the history so far with a warning; the model keeps what
-    it has learned. Every submodule gets its train/eval mode back, and every parameter its `.grad`.
+    it has learned. A model that comes in eval mode is trained in train mode; one that comes in train mode keeps the
+    submodules in eval mode that were frozen so on purpose, such as BatchNorm layers. Every submodule gets its mode
+    back, and every parameter its `.grad`.
 
     Args:
         model: returns logits (N, C).
@@ -105,8 +106,8 @@ def train(
     check_choice(optimizer, "optimizer", tuple(OPTIMIZERS))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter; set requires_grad_(True) on what should learn")
-    with torch.no_grad(), evaluation_mode(model):
-        check_labels(y, "y", num_samples=len(x), num_classes=output_tensor(model(x)).shape[-1])
+    x, y = x.detach().clone(), y.detach().long()  # the caller's tensors stay as they are, whatever the layers do
+    check_labels(y, "y", num_samples=len(x), num_classes=classifier_logits(model, x).shape[1])
 
     step = OPTIMIZERS[optimizer](model.parameters(), lr=lr)
     logged_epochs, losses = [], []
@@ -135,7 +136,10 @@ def train(
                 step.step()
         except KeyboardInterrupt:
             interrupted = True
-            message = f"training was interrupted in epoch {epoch:,} of {epochs:,}; the model keeps what it has learned"
+    if interrupted:
+        message = f"training was interrupted in epoch {epoch:,} of {epochs:,}; the model keeps what it has learned"
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")  # as an error it would lose the history
             warnings.warn(message, stacklevel=2)
     return TrainingHistory(
         epochs=torch.tensor(logged_epochs, dtype=torch.int64),
@@ -147,11 +151,15 @@ def train(
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Train mode for a `with` block; every submodule's mode and every parameter's `.grad` come back as they were."""
+    """Train mode for a `with` block; every submodule's mode and every parameter's `.grad` come back as they were.
+
+    A model in train mode is left alone, so that submodules which were put into eval mode on purpose stay in it.
+    """
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
-        model.train()
+        if not model.training:
+            model.train()
         yield
     finally:
         for module, training in modes:

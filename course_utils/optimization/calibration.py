@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_tensor
 from course_utils.foundation.results import Result
-from course_utils.foundation.values import sum_tolerance
+from course_utils.foundation.values import in_double, sum_tolerance
 
 NORMS = ("l1", "l2", "max")
 _SMALLEST, _LARGEST = 1e-4, 1e4  # bounds of the temperature
@@ -39,7 +39,9 @@ class TemperatureScaler(nn.Module):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, C) → calibrated probabilities (N, C)."""
-        return torch.softmax(self(logits), dim=1)
+        check_tensor(logits, "logits", ndim=2)
+        scaled = in_double(logits) / self.temperature.to(in_double(logits).device)  # half precision would overflow
+        return torch.softmax(scaled, dim=1).to(logits)
 
     def extra_repr(self) -> str:
         return f"temperature={float(self.temperature):.4g}, converged={self.converged}"
@@ -72,7 +74,8 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
         raise ValueError(f"logits must have at least 2 classes, but have {logits.shape[1]}")
     check_labels(target, "target", num_samples=len(logits), num_classes=logits.shape[1])
     check_count(max_iter, "max_iter")
-    z = logits.detach().double()
+    z = in_double(logits.detach())
+    target = target.to(z.device)
     z = z - z.amax(1, keepdim=True)  # softmax does not change, and exp(βz) cannot overflow
     own = z.gather(1, target.long()[:, None]).mean()
 
@@ -83,19 +86,24 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
         low, high = (low, beta) if slope > 0 else (beta, high)
         step = slope / curvature if curvature > 0 else math.copysign(math.inf, slope)
         proposal = beta - step
+        if abs(step) <= 1e-12 * beta:
+            converged = 1.001 / _LARGEST < beta < 0.999 / _SMALLEST
+            break
         if not low < proposal < high:
             proposal = math.sqrt(low * high)  # halve the bracket on the scale of log T
-        if abs(proposal - beta) <= 1e-12 * beta:
-            converged = not (beta * _SMALLEST > 0.999 or beta * _LARGEST < 1.001)
+        if abs(proposal - beta) <= 1e-12 * beta:  # the bracket has closed around a bound
             break
         beta = proposal
     if not converged:
         warnings.warn(
             f"temperature scaling did not converge: T = {1 / beta:.3g}; data that the logits separate perfectly, "
             "or not at all, have no best temperature",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return TemperatureScaler(1 / beta, _nll(z, own, 1.0), _nll(z, own, beta), converged)
+    before, after = _nll(z, own, 1.0), _nll(z, own, beta)
+    if after > before:  # stopped too early
+        beta, after = 1.0, before
+    return TemperatureScaler(1 / beta, before, after, converged)
 
 
 def _slope_and_curvature(z: Tensor, own: Tensor, beta: float) -> tuple[float, float]:
@@ -203,8 +211,7 @@ def _confidence_and_hits(probabilities: Tensor, target: Tensor) -> tuple[Tensor,
     check_tensor(probabilities, "probabilities", ndim=(1, 2))
     probabilities = probabilities.detach()
     low, high = map(float, probabilities.aminmax())
-    tolerance = sum_tolerance(probabilities.dtype, 1)
-    if low < 0 or high > 1 + tolerance:
+    if low < 0 or high > 1 + torch.finfo(probabilities.dtype).eps:
         raise ValueError(f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; are they logits?")
     if probabilities.ndim == 1:
         check_labels(target, "target", num_samples=len(probabilities), num_classes=2)
@@ -213,7 +220,7 @@ def _confidence_and_hits(probabilities: Tensor, target: Tensor) -> tuple[Tensor,
     if num_classes < 2:
         raise ValueError("probabilities (N, 1) say nothing about other classes; pass P(class 1) in the shape (N,)")
     check_labels(target, "target", num_samples=len(probabilities), num_classes=num_classes)
-    if float((probabilities.sum(1) - 1).abs().max()) > 4 * sum_tolerance(probabilities.dtype, num_classes):
+    if float((probabilities.sum(1) - 1).abs().max()) > 4 * sum_tolerance(probabilities.dtype):
         raise ValueError("the rows of probabilities must sum to 1; are these independent (multilabel) probabilities?")
     confidence, labels = probabilities.max(1)
     return confidence.clamp(max=1), labels == target

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value
-from course_utils.foundation.evaluation import evaluation_mode, output_tensor
+from course_utils.foundation.evaluation import classifier_logits, evaluation_mode, output_tensor
+from course_utils.foundation.seeding import isolated_randomness
 
 METHODS = ("averaging", "voting", "stacking")
 
@@ -64,11 +65,12 @@ def ensemble_predictions(
     members = member_probabilities(models, inputs)  # (M, N, C)
     if method == "stacking":
         with evaluation_mode(meta_model), torch.no_grad():
-            return torch.softmax(output_tensor(meta_model(_concatenated(members))), dim=1)
+            features = _concatenated(members).to(next(meta_model.parameters(), members).dtype)
+            return torch.softmax(output_tensor(meta_model(features)), dim=1).to(members.dtype)
     share = _checked_weights(weights, members)
     if method == "averaging":
-        return torch.einsum("m,mnc->nc", share, members)
-    votes = F.one_hot(members.argmax(-1), members.shape[-1]).to(members)  # (M, N, C)
+        return torch.einsum("m,mnc->nc", share, members.double()).to(members.dtype)
+    votes = F.one_hot(members.argmax(-1), members.shape[-1]).to(share)  # (M, N, C)
     count = torch.einsum("m,mnc->nc", share, votes)
     # Weights like 0.1 + 0.2 and 0.3 must tie; argmax alone may take any of the equal ones.
     most = count >= count.amax(1, keepdim=True) - 1e-6
@@ -89,7 +91,9 @@ def fit_stacking(models: Sequence[nn.Module], inputs: Tensor, target: Tensor) ->
     members = member_probabilities(models, inputs)
     check_labels(target, "target", num_samples=members.shape[1], num_classes=members.shape[2])
     features = _concatenated(members)
-    with torch.random.fork_rng(devices=[]):  # nn.Linear draws its first weights
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()  # too coarse to find an optimum in
+    with isolated_randomness(0):  # nn.Linear draws its first weights
         stacker = StackingModel(len(models), members.shape[2]).to(features)
     with torch.no_grad():
         for parameter in stacker.parameters():
@@ -118,16 +122,11 @@ def member_probabilities(models: Sequence[nn.Module], inputs: Tensor) -> Tensor:
     check_tensor(inputs, "inputs", floating=inputs.is_floating_point() if isinstance(inputs, Tensor) else True)
     probabilities = []
     for model in models:
-        with evaluation_mode(model), torch.no_grad():
-            logits = output_tensor(model(inputs))
-        if logits.ndim != 2 or logits.shape[1] < 2:
-            raise ValueError(
-                f"each model must return logits (N, C) with C ≥ 2, but one returned {describe_value(logits)}"
-            )
+        logits = classifier_logits(model, inputs)
         if probabilities and logits.shape != probabilities[0].shape:
             shapes = f"{tuple(probabilities[0].shape)} and {tuple(logits.shape)}"
             raise ValueError(f"the models' outputs must have the same shape, but have {shapes}")
-        probabilities.append(torch.softmax(check_tensor(logits, "a model's logits"), dim=1))
+        probabilities.append(torch.softmax(logits, dim=1))
     return torch.stack(probabilities)
 
 
@@ -138,8 +137,8 @@ def _concatenated(members: Tensor) -> Tensor:
 def _checked_weights(weights: Sequence[float] | Tensor | None, members: Tensor) -> Tensor:
     """The members' shares, (M,), summing to 1."""
     if weights is None:
-        return members.new_full((len(members),), 1 / len(members))
-    share = torch.as_tensor(weights, dtype=members.dtype, device=members.device)
+        return members.new_full((len(members),), 1 / len(members), dtype=torch.float64)
+    share = torch.as_tensor(weights, dtype=torch.float64, device=members.device)
     if share.shape != (len(members),):
         raise ValueError(f"weights must be {len(members)} numbers, one a model, but are {describe_value(weights)}")
     if not torch.isfinite(share).all() or (share < 0).any() or share.sum() == 0:

@@ -38,6 +38,8 @@ def _check_same_shape(outputs: Tensor, target: Tensor) -> None:
 
 def _check_binary_target(outputs: Tensor, target: Tensor) -> Tensor:
     _check_same_shape(outputs, target)
+    if target.numel() == 0:
+        raise ValueError(f"target is empty: {describe_value(target)}; pass at least one sample")
     target = target.to(outputs.dtype)
     if not ((target >= 0) & (target <= 1)).all():  # also False for NaN
         raise ValueError("target must hold 0 and 1 (or probabilities between them)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_tensor
+from course_utils.foundation.arguments import check_labels, check_tensor
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
 from course_utils.optimization.calibration import ReliabilityDiagram
 from course_utils.optimization.thresholds import ThresholdResult
@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES = ("-", "--", "-.", ":")
+
+def _line(i: int) -> dict[str, str]:
+    """Colour and dashes of the i-th of several lines; both differ, for readers who print in grey."""
+    return {"color": PALETTE[i % len(PALETTE)], "linestyle": ("-", "--", "-.", ":")[i % 4]}
+
+
+def _check_filled(named: Mapping, name: str) -> None:
+    if not named:
+        raise ValueError(f"{name} is empty: there is nothing to draw")
 
 
 @course_style()
@@ -26,6 +34,7 @@ def plot_reliability(
     diagrams: Mapping[str, ReliabilityDiagram], *, save_path: str | os.PathLike | None = None
 ) -> Figure:
     """One panel for each diagram: accuracy against confidence, with the numbers of samples below."""
+    _check_filled(diagrams, "diagrams")
     columns = len(diagrams)
     figure, axes = new_figure(2, columns, size=(3.8 * columns, 4.6), height_ratios=(3, 1), sharex="col", sharey="row")
     for i, (name, diagram) in enumerate(diagrams.items()):
@@ -55,13 +64,14 @@ def plot_threshold(
     results: Mapping[str, ThresholdResult], *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
 ) -> Figure:
     """Metrics against the threshold, each with its best point."""
+    _check_filled(results, "results")
     figure, ax = axes_or_new(ax)
     for i, (name, result) in enumerate(results.items()):
-        x, y = result.thresholds.cpu(), result.scores.cpu()
+        x, y = result.thresholds.cpu().double(), result.scores.cpu()
         finite = torch.isfinite(x)
-        ax.plot(x[finite], y[finite], drawstyle="steps-pre", label=name, linestyle=_LINES[i % 4], color=PALETTE[i])
+        ax.plot(x[finite], y[finite], drawstyle="steps-pre", label=name, **_line(i))
         if result.threshold <= 1:
-            ax.plot(result.threshold, result.score, "o", color=PALETTE[i])
+            ax.plot(result.threshold, result.score, "o", color=_line(i)["color"])
     ax.set(xlabel="threshold", ylabel="metric", ylim=(0, 1.02))
     ax.legend()
     return finish(figure, save_path)
@@ -80,10 +90,11 @@ def plot_confusion(
     """The confusion matrix as counts: rows are true classes, columns what was predicted."""
     import seaborn
 
-    check_tensor(labels, "labels", ndim=1, floating=False)
-    check_tensor(target, "target", ndim=1, floating=False)
     c = len(class_names)
-    counts = torch.bincount(target.cpu() * c + labels.cpu(), minlength=c * c).reshape(c, c).numpy()
+    check_tensor(labels, "labels", ndim=1, floating=False)
+    check_labels(labels, "labels", num_samples=len(labels), num_classes=c)
+    check_labels(target, "target", num_samples=len(labels), num_classes=c)
+    counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c).numpy()
     figure, ax = axes_or_new(ax, size=(1.2 + 0.9 * c, 0.9 + 0.75 * c))
     seaborn.heatmap(
         counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=ax, xticklabels=class_names, yticklabels=class_names
@@ -103,12 +114,15 @@ def plot_groups(
     """The distribution of one quantity in several groups of samples, as outlines of histograms with equal areas."""
     import seaborn
 
+    _check_filled(groups, "groups")
+    for name, values in groups.items():
+        check_tensor(values, name)
     figure, ax = axes_or_new(ax)
     values = {name: value.detach().cpu().flatten().float() for name, value in groups.items()}
     low, high = min(float(v.min()) for v in values.values()), max(float(v.max()) for v in values.values())
     for i, (name, value) in enumerate(values.items()):
         options = {"bins": 30, "binrange": (low, high + 1e-6), "stat": "density", "element": "step", "fill": i == 0}
-        seaborn.histplot(value.numpy(), ax=ax, color=PALETTE[i], label=name, linestyle=_LINES[i % 4], **options)
+        seaborn.histplot(value.numpy(), ax=ax, label=name, **_line(i), **options)
     ax.set(xlabel=label, ylabel="density")
     ax.legend()
     return finish(figure, save_path)
@@ -119,9 +133,10 @@ def plot_risk_coverage(
     curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
 ) -> Figure:
     """Error among the answered samples against the share that is answered, one line for each name."""
+    _check_filled(curves, "curves")
     figure, ax = axes_or_new(ax)
     for i, (name, (coverage, risk)) in enumerate(curves.items()):
-        ax.plot(coverage, risk, label=name, linestyle=_LINES[i % 4], color=PALETTE[i])
+        ax.plot(coverage, risk, label=name, **_line(i))
     ax.set(xlabel="coverage (share of samples answered)", ylabel="error among them", xlim=(0, 1), ylim=(0, None))
     ax.legend()
     return finish(figure, save_path)

@@ -64,6 +64,7 @@ def adjust_threshold(
     (0.35, 0.8)
     """
     check_tensor(probabilities, "probabilities", ndim=1)
+    probabilities = probabilities.detach()
     low, high = map(float, probabilities.aminmax())
     if low < 0 or high > 1:
         raise ValueError(f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; are they logits?")
@@ -85,9 +86,9 @@ def adjust_threshold(
     values = _metric(metric, true_positives, predicted, positives, len(target))
     allowed = torch.ones_like(values, dtype=torch.bool)
     if min_precision is not None:
-        allowed &= true_positives >= min_precision * predicted
+        allowed &= (predicted == 0) | (true_positives / predicted >= min_precision)
     if min_recall is not None:
-        allowed &= true_positives >= min_recall * positives
+        allowed &= true_positives / positives >= min_recall
     if not allowed.any():
         raise ValueError(f"no threshold reaches min_precision={min_precision} and min_recall={min_recall}")
     candidates = torch.where(allowed, values, -math.inf)

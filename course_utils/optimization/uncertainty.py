@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from course_utils.foundation.arguments import check_choice, check_count, check_tensor, describe_value
 from course_utils.foundation.evaluation import evaluation_mode, output_tensor
-from course_utils.foundation.results import Result
+from course_utils.foundation.results import Result, as_numpy, plain
 from course_utils.foundation.seeding import isolated_randomness
 
 TASKS = ("multiclass", "multilabel", "regression")
@@ -45,7 +45,7 @@ class UncertaintyResult(Result):
     def __getitem__(self, index: int) -> dict:
         index = range(len(self))[index]
         fields = {name: getattr(self, name) for name in self.per_sample}
-        return {name: value[index] for name, value in fields.items() if value is not None}
+        return {name: plain(value[index]) for name, value in fields.items() if value is not None}
 
     def to_frame(self):
         import pandas as pd
@@ -56,7 +56,7 @@ class UncertaintyResult(Result):
             if value is None:
                 continue
             for i, column in enumerate(value.reshape(len(self), -1).T):
-                columns[name if value.ndim == 1 else f"{name}_{i}"] = column.cpu().numpy()
+                columns[name if value.ndim == 1 else f"{name}_{i}"] = as_numpy(column)
         return pd.DataFrame(columns)
 
 
@@ -102,11 +102,11 @@ def _repeat(model: nn.Module, inputs: Tensor, n_samples: int) -> Tensor:
     model_output = output_tensor  # read inside vmap too
     try:
         # vmap makes a layer's work depend on the sample only from the first dropout on.
-        every = vmap(lambda _: model_output(model(inputs)), randomness="different")
+        every = vmap(lambda _: model_output(model(inputs.clone())), randomness="different")
         return every(torch.empty(n_samples, device=inputs.device))
     except RuntimeError:
         # Some layers (LSTM, or control flow on values) cannot be vmapped; an error of the model's own comes again here.
-        return torch.stack([model_output(model(inputs)) for _ in range(n_samples)])
+        return torch.stack([model_output(model(inputs.clone())) for _ in range(n_samples)])
 
 
 def deep_ensemble(models: Sequence[nn.Module], inputs: Tensor, *, task: str = "multiclass") -> UncertaintyResult:
@@ -131,8 +131,8 @@ def deep_ensemble(models: Sequence[nn.Module], inputs: Tensor, *, task: str = "m
         raise ValueError(f"an ensemble needs at least two models, but has {len(models)}")
     outputs = []
     for model in models:
-        with evaluation_mode(model), torch.no_grad():
-            outputs.append(output_tensor(model(inputs)))
+        with evaluation_mode(model), torch.no_grad(), isolated_randomness(0):
+            outputs.append(output_tensor(model(inputs.clone())))
         if outputs[-1].shape != outputs[0].shape:
             shapes = f"{tuple(outputs[0].shape)} and {tuple(outputs[-1].shape)}"
             raise ValueError(f"the models' outputs must have the same shape, but have {shapes}")

@@ -1,0 +1,267 @@
+"""The exercises of chapter 3 and the mistakes they are known for."""
+
+import torch
+from torch import Tensor
+
+from course_utils.checks.basics import linear_logits, some
+from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.data import load_split
+from course_utils.foundation.seeding import make_generator
+from course_utils.optimization import adjust_threshold, expected_calibration_error
+
+# Exercise 1: the cheapest threshold
+
+
+def _binary_data(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    """Probabilities of a real, softened classifier with its labels, both classes present."""
+    logits, target = linear_logits("breast_cancer")[:, 0], load_split("breast_cancer").y_test
+    order = torch.randperm(len(logits), generator=make_generator(seed))[:count]
+    noise = torch.randn(len(logits), generator=make_generator(seed + 7))
+    return torch.sigmoid(logits / 4 + noise)[order], target[order]
+
+
+def _cost_cases(seed: int) -> list[tuple]:
+    tie = (torch.tensor([0.1, 0.4, 0.6, 0.8]), torch.tensor([0, 1, 0, 1]), 1.0)  # 0.4 and 0.8 cost the same
+    return [(*_binary_data(seed, 80), 10.0), (*_binary_data(seed + 1, 60), 3.0), tie]
+
+
+def _cheapest(p: Tensor, target: Tensor, missed: float, *, alarm: float = 1.0, last: bool = True, value=None):
+    candidates = p.unique() if value is None else value
+    misses = ((p[None] < candidates[:, None]) & (target == 1)).sum(1)
+    alarms = ((p[None] >= candidates[:, None]) & (target == 0)).sum(1)
+    cost = missed * misses + alarm * alarms
+    places = torch.nonzero(cost == cost.min())[:, 0]
+    return candidates[places[-1 if last else 0]].item()
+
+
+COST = Exercise(
+    name="optimization.cheapest_threshold",
+    praise="The price of the errors moves the threshold.",
+    reference=_cheapest,
+    cases=_cost_cases,
+    mistakes=(
+        Mistake(
+            "the costs swapped",
+            "A *missed positive* costs `missed`, a false alarm costs 1.",
+            lambda p, y, missed: _cheapest(p, y, 1.0, alarm=missed),
+        ),
+        Mistake(
+            "both errors at the same price",
+            "The misses must be multiplied by `missed`.",
+            lambda p, y, missed: _cheapest(p, y, 1.0),
+        ),
+        Mistake(
+            "a fixed grid of thresholds",
+            "The best threshold lies between two points of a grid. Try the probabilities that occur.",
+            lambda p, y, missed: _cheapest(p, y, missed, value=torch.linspace(0, 1, 100)),
+        ),
+        Mistake(
+            "the lowest of equal thresholds",
+            "Among thresholds of equal cost take the highest.",
+            lambda p, y, missed: _cheapest(p, y, missed, last=False),
+        ),
+        Mistake(
+            "the threshold of the best F1",
+            "F1 knows nothing of the price of an error.",
+            lambda p, y, missed: adjust_threshold(p, y).threshold,
+        ),
+        Mistake("the conventional 0.5", "0.5 is a convention; the costs decide.", lambda p, y, missed: 0.5),
+    ),
+)
+
+
+# Exercise 2: the calibration error
+
+
+def _ece_cases(seed: int) -> list[tuple]:
+    logits, target = linear_logits("digits"), load_split("digits").y_test
+    order = torch.randperm(len(logits), generator=make_generator(seed))[:200]
+    return [((logits[order] / 3).softmax(1), target[order]), ((logits[order] * 3).softmax(1)[:60], target[order][:60])]
+
+
+def _bin_gaps(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of the samples and gap, signed, in each filled bin of ten."""
+    shares, gaps = [], []
+    for k in range(10):
+        here = (confidence > k / 10) & (confidence <= (k + 1) / 10)
+        if here.any():
+            shares.append(here.float().mean())
+            gaps.append(confidence[here].mean() - correct[here].mean())
+    return torch.stack(shares), torch.stack(gaps)
+
+
+def _read(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    confidence, label = probabilities.max(1)
+    return confidence, (label == target).float()
+
+
+def _ece_unweighted(probabilities: Tensor, target: Tensor) -> float:
+    return _bin_gaps(*_read(probabilities, target))[1].abs().mean().item()
+
+
+def _ece_signed(probabilities: Tensor, target: Tensor) -> float:
+    shares, gaps = _bin_gaps(*_read(probabilities, target))
+    return (shares * gaps).sum().item()
+
+
+def _ece_squared(probabilities: Tensor, target: Tensor) -> float:
+    shares, gaps = _bin_gaps(*_read(probabilities, target))
+    return (shares * gaps.square()).sum().item()
+
+
+def _ece_of_column_one(probabilities: Tensor, target: Tensor) -> float:
+    shares, gaps = _bin_gaps(probabilities[:, 1], (target == 1).float())
+    return (shares * gaps.abs()).sum().item()
+
+
+def _ece_without_bins(probabilities: Tensor, target: Tensor) -> float:
+    confidence, correct = _read(probabilities, target)
+    return (confidence.mean() - correct.mean()).abs().item()
+
+
+ECE = Exercise(
+    name="optimization.calibration_error",
+    praise="Top label, ten bins, weighted by how many samples each holds.",
+    reference=lambda probabilities, target: expected_calibration_error(probabilities, target, n_bins=10),
+    cases=_ece_cases,
+    tolerance=1e-4,
+    mistakes=(
+        Mistake(
+            "no bins at all",
+            "This is the difference of mean confidence and accuracy. Too sure here and too unsure there cancel; the "
+            "bins keep them apart.",
+            _ece_without_bins,
+        ),
+        Mistake(
+            "gaps that cancel",
+            "Take the absolute value of each bin's gap before you add them up.",
+            _ece_signed,
+        ),
+        Mistake(
+            "every bin with the same weight",
+            "A bin of one sample counts as much as a bin of a hundred. Weigh each by its share of the samples.",
+            _ece_unweighted,
+        ),
+        Mistake(
+            "squared gaps",
+            "The l1 error adds absolute gaps, not their squares.",
+            _ece_squared,
+        ),
+        Mistake(
+            "only the probability of class 1",
+            "In a task of several classes the confidence is the largest probability of the row.",
+            _ece_of_column_one,
+        ),
+        Mistake(
+            "fifteen bins",
+            "The task asks for ten.",
+            lambda p, y: expected_calibration_error(p, y, n_bins=15),
+        ),
+    ),
+)
+
+
+# Exercise 3: an ensemble, find and fix
+
+
+def _member_cases(seed: int) -> list[tuple]:
+    logits = some(linear_logits("digits"), 12, seed)
+    noise = 3 * torch.randn(4, *logits.shape, generator=make_generator(seed))
+    scale = torch.tensor([0.3, 1.0, 3.0, 0.5])[:, None, None]  # members speak with different loudness
+    return [(scale * (logits + noise),)]
+
+
+AVERAGE = Exercise(
+    name="optimization.average_members",
+    praise="Probabilities have a common scale; logits do not.",
+    reference=lambda members: members.softmax(-1).mean(0),
+    cases=_member_cases,
+    mistakes=(
+        Mistake(
+            "the broken function unchanged",
+            "There are two bugs: what is averaged, and the axis of softmax.",
+            lambda members: members.mean(0).softmax(0),
+        ),
+        Mistake(
+            "an average of logits",
+            "A member with large logits outvotes the others. Softmax first, then the mean.",
+            lambda members: members.mean(0).softmax(-1),
+        ),
+        Mistake(
+            "softmax over the members",
+            "dim=0 runs over the members. The classes are in the last axis.",
+            lambda members: members.softmax(0).mean(0),
+        ),
+        Mistake(
+            "softmax over the samples",
+            "dim=1 of (M, N, C) runs over the samples. The classes are in the last axis.",
+            lambda members: members.softmax(1).mean(0),
+        ),
+        Mistake(
+            "a sum instead of a mean",
+            "Divide by the number of members, or the rows sum to M.",
+            lambda members: members.softmax(-1).sum(0),
+        ),
+        Mistake(
+            "a mean over the samples",
+            "Average over the members, dim=0.",
+            lambda members: members.softmax(-1).mean(1),
+        ),
+    ),
+)
+
+
+# Exercise 4: mutual information
+
+
+def _opinion_cases(seed: int) -> list[tuple]:
+    (members,) = _member_cases(seed)[0]
+    probabilities = members.softmax(-1)
+    certain = torch.nn.functional.one_hot(members.argmax(-1), 10).float()  # zeros and ones: 0·log 0 must be 0
+    return [(probabilities,), (certain,)]
+
+
+def _entropy(p: Tensor, *, safe: bool = True) -> Tensor:
+    return torch.special.entr(p).sum(-1) if safe else -(p * p.log()).sum(-1)
+
+
+DISAGREEMENT = Exercise(
+    name="optimization.disagreement",
+    praise="Zero where all agree, whatever they agree on.",
+    reference=lambda p: _entropy(p.mean(0)) - _entropy(p).mean(0),
+    cases=_opinion_cases,
+    mistakes=(
+        Mistake(
+            "0·log 0",
+            "log(0) is −∞ and 0·∞ is NaN. Use torch.special.entr, or skip probabilities of 0.",
+            lambda p: _entropy(p.mean(0), safe=False) - _entropy(p, safe=False).mean(0),
+        ),
+        Mistake(
+            "only the entropy of the mean",
+            "That is the predictive entropy, all uncertainty there is. Subtract the mean of the opinions' entropies.",
+            lambda p: _entropy(p.mean(0)),
+        ),
+        Mistake(
+            "the mean of the entropies",
+            "That is the part all opinions share. The mutual information is the entropy of the mean minus this.",
+            lambda p: _entropy(p).mean(0),
+        ),
+        Mistake(
+            "the wrong sign",
+            "Entropy of the mean first, minus the mean of the entropies: never negative.",
+            lambda p: _entropy(p).mean(0) - _entropy(p.mean(0)),
+        ),
+        Mistake(
+            "bits instead of nats",
+            "The natural logarithm gives nats; log2 gives bits.",
+            lambda p: (_entropy(p.mean(0)) - _entropy(p).mean(0)) / torch.log(torch.tensor(2.0)),
+        ),
+        Mistake(
+            "a variance",
+            "The variance of the probabilities is another measure of disagreement.",
+            lambda p: p.var(0, correction=0).sum(-1),
+        ),
+    ),
+)
+
+EXERCISES = (COST, ECE, AVERAGE, DISAGREEMENT)
