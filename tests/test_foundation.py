@@ -325,7 +325,7 @@ class TestValueKinds:
 def test_importing_the_package_loads_nothing_heavy():
     """What a chapter needs loads when it is used; benchmarks/import_cost.py measures the seconds."""
     code = (
-        "import sys, course_utils.basics, course_utils.iris, course_utils.data, course_utils.checks;"
+        "import sys, course_utils.basics, course_utils.iris, course_utils.optimization, course_utils.checks;"
         "print([m for m in ('pandas', 'seaborn', 'sklearn', 'matplotlib', 'torchinfo') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

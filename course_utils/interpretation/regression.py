@@ -102,19 +102,22 @@ def interpret_regression_output(
 def _statistics(error: Tensor, target: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
 
+    n = len(error)
+    error, target = error.T.contiguous(), target.T.contiguous()  # (D, N): sums run along memory
     absolute = error.abs()
-    squared = error.square().sum(0)
-    spread = (target - target.mean(0)).square().sum(0)
+    squared = error.square().mean(1)
+    variance = target.var(1, correction=0)
     # A constant target (up to the rounding of its own mean) leaves nothing to explain.
-    rounding = (8 * torch.finfo(torch.float64).eps * target.abs().amax(0)).square() * len(target)
-    explained = torch.where(spread > rounding, 1 - squared / spread, torch.nan)
+    rounding = (8 * torch.finfo(torch.float64).eps * target.abs().amax(1)).square()
+    explained = torch.where((variance > rounding) & (n > 1), 1 - squared / variance, torch.nan)
+    smallest, largest = absolute.aminmax(dim=1)
     columns = {
-        "mean_error": error.mean(0),
-        "mean_absolute_error": absolute.mean(0),
-        "root_mean_squared_error": (squared / len(error)).sqrt(),
-        "max_absolute_error": absolute.amax(0),
-        "min_absolute_error": absolute.amin(0),
-        "std_absolute_error": absolute.std(0, correction=0),
+        "mean_error": error.mean(1),
+        "mean_absolute_error": absolute.mean(1),
+        "root_mean_squared_error": squared.sqrt(),
+        "max_absolute_error": largest,
+        "min_absolute_error": smallest,
+        "std_absolute_error": absolute.std(1, correction=0),
         "r2": explained,
     }
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()}, index=list(names))
