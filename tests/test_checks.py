@@ -145,7 +145,7 @@ class TestStartExercises:
         assert copy.parent.name == "07_iris_mlp"
 
     def test_bad_input(self, tmp_path, monkeypatch):
-        with pytest.raises(ValueError, match="'01_basics', '07_iris_mlp'"):
+        with pytest.raises(ValueError, match="'01_basics', '02_interpretation'"):
             start_exercises("08", folder=tmp_path)
         monkeypatch.setattr(start_module, "REPOSITORY", tmp_path)
         with pytest.raises(FileNotFoundError, match="clone"):

@@ -7,7 +7,7 @@ from course_utils.checks.basics import linear_logits, some
 from course_utils.checks.exercise import Exercise, Mistake
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
-from course_utils.optimization import adjust_threshold, expected_calibration_error
+from course_utils.optimization import expected_calibration_error
 
 # Exercise 1: the cheapest threshold
 
@@ -21,8 +21,8 @@ def _binary_data(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _cost_cases(seed: int) -> list[tuple]:
-    tie = (torch.tensor([0.1, 0.4, 0.6, 0.8]), torch.tensor([0, 1, 0, 1]), 1.0)  # 0.4 and 0.8 cost the same
-    return [(*_binary_data(seed, 80), 10.0), (*_binary_data(seed + 1, 60), 3.0), tie]
+    tie = (torch.tensor([0.2, 0.4, 0.6, 0.8]), torch.tensor([1, 0, 0, 1]), 2.0)  # 0.2 and 0.8 cost the same
+    return [(*_binary_data(seed, 80), 30.0), (*_binary_data(seed + 1, 80), 0.1), tie]
 
 
 def _cheapest(p: Tensor, target: Tensor, missed: float, *, alarm: float = 1.0, last: bool = True, value=None):
@@ -60,11 +60,6 @@ COST = Exercise(
             "Among thresholds of equal cost take the highest.",
             lambda p, y, missed: _cheapest(p, y, missed, last=False),
         ),
-        Mistake(
-            "the threshold of the best F1",
-            "F1 knows nothing of the price of an error.",
-            lambda p, y, missed: adjust_threshold(p, y).threshold,
-        ),
         Mistake("the conventional 0.5", "0.5 is a convention; the costs decide.", lambda p, y, missed: 0.5),
     ),
 )
@@ -76,7 +71,9 @@ COST = Exercise(
 def _ece_cases(seed: int) -> list[tuple]:
     logits, target = linear_logits("digits"), load_split("digits").y_test
     order = torch.randperm(len(logits), generator=make_generator(seed))[:200]
-    return [((logits[order] / 3).softmax(1), target[order]), ((logits[order] * 3).softmax(1)[:60], target[order][:60])]
+    # Half of the answers are too unsure and half too sure, so that gaps of both signs meet.
+    mixed = torch.cat([(logits[order] / 3).softmax(1), (logits * 3).softmax(1)])
+    return [(mixed, torch.cat([target[order], target])), ((logits[order] / 3).softmax(1), target[order])]
 
 
 def _bin_gaps(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:

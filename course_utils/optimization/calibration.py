@@ -80,9 +80,10 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
     own = z.gather(1, target.long()[:, None]).mean()
 
     beta, low, high = 1.0, 1 / _LARGEST, 1 / _SMALLEST
-    converged = False
+    converged, losses = False, {}
     for _ in range(max_iter):
-        slope, curvature = _slope_and_curvature(z, own, beta)
+        nll, slope, curvature = _derivatives(z, own, beta)
+        losses[beta] = nll
         low, high = (low, beta) if slope > 0 else (beta, high)
         step = slope / curvature if curvature > 0 else math.copysign(math.inf, slope)
         proposal = beta - step
@@ -100,24 +101,22 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
             "or not at all, have no best temperature",
             stacklevel=3,
         )
-    before, after = _nll(z, own, 1.0), _nll(z, own, beta)
+    before = losses[1.0]
+    after = losses[beta] if beta in losses else _derivatives(z, own, beta)[0]
     if after > before:  # stopped too early
         beta, after = 1.0, before
     return TemperatureScaler(1 / beta, before, after, converged)
 
 
-def _slope_and_curvature(z: Tensor, own: Tensor, beta: float) -> tuple[float, float]:
-    """First and second derivative of the mean negative log-likelihood with respect to β."""
-    weights = torch.exp(beta * z)  # (N, C)
+def _derivatives(z: Tensor, own: Tensor, beta: float) -> tuple[float, float, float]:
+    """The mean negative log-likelihood, and its first and second derivative with respect to β."""
+    weights = torch.mul(z, beta).exp_()  # (N, C)
     total = weights.sum(1)
     weighted = weights.mul_(z)
     mean = weighted.sum(1) / total
     second = weighted.mul_(z).sum(1) / total
-    return float(mean.mean() - own), float((second - mean.square()).mean())
-
-
-def _nll(z: Tensor, own: Tensor, beta: float) -> float:
-    return float(torch.logsumexp(beta * z, 1).mean() - beta * own)
+    nll = total.log().mean() - beta * own
+    return float(nll), float(mean.mean() - own), float((second - mean.square()).mean())
 
 
 @dataclass(frozen=True, eq=False, repr=False)

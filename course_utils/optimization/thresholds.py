@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,15 +83,16 @@ def adjust_threshold(
         scores = torch.cat([scores, scores.new_tensor([math.inf])])
         true_positives, predicted = _with_zero(true_positives), _with_zero(predicted)
     values = _metric(metric, true_positives, predicted, positives, len(target))
-    allowed = torch.ones_like(values, dtype=torch.bool)
+    candidates = values
     if min_precision is not None:
-        allowed &= (predicted == 0) | (true_positives / predicted >= min_precision)
+        precise = (predicted == 0) | (true_positives / predicted >= min_precision)
+        candidates = torch.where(precise, candidates, -math.inf)
     if min_recall is not None:
-        allowed &= true_positives / positives >= min_recall
-    if not allowed.any():
+        candidates = torch.where(true_positives / positives >= min_recall, candidates, -math.inf)
+    highest = candidates.max()
+    if highest == -math.inf:
         raise ValueError(f"no threshold reaches min_precision={min_precision} and min_recall={min_recall}")
-    candidates = torch.where(allowed, values, -math.inf)
-    best = int(torch.nonzero(candidates == candidates.max())[-1])  # the last one: the highest threshold
+    best = int(torch.nonzero(candidates == highest)[-1])  # the last one: the highest threshold
     return ThresholdResult(float(scores[best]), float(values[best]), scores, values)
 
 
@@ -104,18 +104,17 @@ def _counts(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tens
     wide = wide + 0.0  # turns −0.0, whose sign bit would make it large, into 0.0
     integer = torch.int64 if wide.dtype == torch.float64 else torch.int32
     packed = (wide.view(integer) << 1) | target.to(integer)
-    # NumPy's sort of integers is vectorised, and several times faster than torch's on the CPU.
-    packed = packed.sort().values if packed.is_cuda else torch.from_numpy(np.sort(packed.cpu().numpy()))
-    packed = packed.to(probabilities.device)
+    packed = packed.sort().values
     bits = packed >> 1
     is_first = torch.ones_like(bits, dtype=torch.bool)
     is_first[1:] = bits[1:] != bits[:-1]
     first = torch.nonzero(is_first)[:, 0]  # (K,) where each distinct score begins
-    below = torch.cumsum(packed & 1, 0, dtype=torch.int32)[first] - (packed[first] & 1)  # positives under the threshold
-    total = int((packed & 1).sum())
+    distinct, label = packed[first] >> 1, packed[first] & 1
+    positives = torch.cumsum(packed & 1, 0, dtype=torch.int32)  # up to and with each score
+    below = positives[first] - label
     return (
-        bits[first].view(wide.dtype).to(probabilities.dtype),
-        (total - below).double(),
+        distinct.view(wide.dtype).to(probabilities.dtype),
+        (positives[-1] - below).double(),
         (len(packed) - first).double(),
     )
 
