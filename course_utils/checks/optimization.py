@@ -170,7 +170,7 @@ def _member_cases(seed: int) -> list[tuple]:
 
 AVERAGE = Exercise(
     name="optimization.average_members",
-    praise="Probabilities have a common scale; logits do not.",
+    praise="A mean of probabilities lets no single sure member overrule the others.",
     reference=lambda members: members.softmax(-1).mean(0),
     cases=_member_cases,
     mistakes=(
@@ -235,7 +235,7 @@ DISAGREEMENT = Exercise(
         ),
         Mistake(
             "only the entropy of the mean",
-            "That is the predictive entropy, all uncertainty there is. Subtract the mean of the opinions' entropies.",
+            "That is the predictive entropy, all uncertainty together. Subtract the mean of the opinions' entropies.",
             lambda p: _entropy(p.mean(0)),
         ),
         Mistake(
