@@ -109,11 +109,11 @@ def _counts(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tens
     is_first = torch.ones_like(bits, dtype=torch.bool)
     is_first[1:] = bits[1:] != bits[:-1]
     first = torch.nonzero(is_first)[:, 0]  # (K,) where each distinct score begins
-    distinct, label = packed[first] >> 1, packed[first] & 1
+    begins = packed.index_select(0, first)
     positives = torch.cumsum(packed & 1, 0, dtype=torch.int32)  # up to and with each score
-    below = positives[first] - label
+    below = positives.index_select(0, first) - (begins & 1)
     return (
-        distinct.view(wide.dtype).to(probabilities.dtype),
+        (begins >> 1).view(wide.dtype).to(probabilities.dtype),
         (positives[-1] - below).double(),
         (len(packed) - first).double(),
     )
