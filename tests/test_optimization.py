@@ -49,7 +49,6 @@ from course_utils.optimization import (
     reliability_diagram,
     temperature_scaling,
 )
-from course_utils.optimization.calibration import _top_label_hits
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 seeds = st.integers(0, 2**31)
@@ -1515,24 +1514,3 @@ class TestFigures:
     def test_bad_input(self, draw, error, words):
         with pytest.raises(error, match=words):
             draw(torch.tensor([0, 1, 1]))
-
-
-class TestTopLabelHits:
-    """The quick way to the hits of the top label equals the plain one, with ties and without."""
-
-    @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=12))
-    def test_equals_argmax(self, rows):
-        counts = torch.tensor([[a, b, 8 - a - b] for a, b, _ in rows])
-        probabilities = counts / 8  # few different values: many ties
-        target = torch.tensor([label for *_, label in rows])
-        confidence, correct = _top_label_hits(probabilities, target)
-        assert torch.equal(confidence, probabilities.max(1).values)
-        assert torch.equal(correct, probabilities.argmax(1) == target)
-
-    def test_without_ties_and_not_contiguous(self):
-        generator = torch.Generator().manual_seed(0)
-        probabilities = torch.rand(5, 400, generator=generator).softmax(0).T
-        target = torch.randint(5, (400,), generator=generator)
-        confidence, correct = _top_label_hits(probabilities, target)
-        assert torch.equal(correct, probabilities.argmax(1) == target)
-        assert torch.equal(confidence, probabilities.amax(1))

@@ -221,19 +221,5 @@ def _confidence_and_hits(probabilities: Tensor, target: Tensor) -> tuple[Tensor,
     check_labels(target, "target", num_samples=len(probabilities), num_classes=num_classes)
     if float((probabilities.sum(1) - 1).abs().max()) > 4 * sum_tolerance(probabilities.dtype):
         raise ValueError("the rows of probabilities must sum to 1; are these independent (multilabel) probabilities?")
-    confidence, correct = _top_label_hits(probabilities, target)
-    return confidence.clamp(max=1), correct
-
-
-def _top_label_hits(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's largest probability, and whether its class is the target: `max(1)` and a comparison, in half the time.
-
-    Finding *where* the maximum is costs more than the maximum itself. Without ties the answer is right just where the
-    target's own probability is the maximum; with ties the first class of the maximum decides.
-    """
-    confidence = probabilities.amax(1)
-    if torch.count_nonzero(probabilities == confidence[:, None]) > len(probabilities):
-        return confidence, probabilities.argmax(1) == target
-    rows = torch.arange(len(probabilities), device=probabilities.device) * probabilities.shape[1]
-    own = probabilities.flatten().index_select(0, rows + target)
-    return confidence, own == confidence
+    confidence, labels = probabilities.max(1)
+    return confidence.clamp(max=1), labels == target
