@@ -46,8 +46,22 @@ def _check_binary_target(outputs: Tensor, target: Tensor) -> Tensor:
     return target
 
 
-class BinaryClassificationModel(_Body):
-    """One logit for each sample, (N, 1).
+class _SigmoidModel(_Body):
+    """Every logit is a yes/no question of its own."""
+
+    def predict_proba(self, x: Tensor) -> Tensor:
+        """The probability of yes for each logit, in the logits' shape; in evaluation mode, without a graph."""
+        with evaluation_mode(self), torch.no_grad():
+            return torch.sigmoid(self(x))
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """Mean binary cross-entropy on the logits; target holds 0 and 1 in their shape, another shape raises."""
+        logits = self(x)
+        return F.binary_cross_entropy_with_logits(logits, _check_binary_target(logits, target))
+
+
+class BinaryClassificationModel(_SigmoidModel):
+    """One logit for each sample, (N, 1); `predict_proba` gives P(class 1), `loss` takes a target (N, 1).
 
     Args:
         in_features: D.
@@ -57,19 +71,9 @@ class BinaryClassificationModel(_Body):
     def __init__(self, in_features: int, *, hidden_features: int = 32) -> None:
         super().__init__(in_features, 1, hidden_features)
 
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """P(class 1), (N, 1); in evaluation mode, without a graph."""
-        with evaluation_mode(self), torch.no_grad():
-            return torch.sigmoid(self(x))
 
-    def loss(self, x: Tensor, target: Tensor) -> Tensor:
-        """Binary cross-entropy on the logits; target (N, 1) holds 0 and 1. Another shape raises a ValueError."""
-        logits = self(x)
-        return F.binary_cross_entropy_with_logits(logits, _check_binary_target(logits, target))
-
-
-class MultiLabelClassificationModel(_Body):
-    """C independent logits for each sample, (N, C).
+class MultiLabelClassificationModel(_SigmoidModel):
+    """C independent logits for each sample, (N, C); probabilities and the loss's target have that shape too.
 
     Args:
         in_features: D.
@@ -79,16 +83,6 @@ class MultiLabelClassificationModel(_Body):
 
     def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
         super().__init__(in_features, check_count(num_classes, "num_classes"), hidden_features)
-
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """P(class c is right), (N, C), each on its own; in evaluation mode, without a graph."""
-        with evaluation_mode(self), torch.no_grad():
-            return torch.sigmoid(self(x))
-
-    def loss(self, x: Tensor, target: Tensor) -> Tensor:
-        """Binary cross-entropy on each logit; target (N, C) holds 0 and 1. Another shape raises a ValueError."""
-        logits = self(x)
-        return F.binary_cross_entropy_with_logits(logits, _check_binary_target(logits, target))
 
 
 class MultiClassClassificationModel(_Body):
