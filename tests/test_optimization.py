@@ -593,7 +593,7 @@ class TestTemperature:
         assert not scaler.converged
         assert scaler.nll_after == pytest.approx(math.log(3))
 
-    @pytest.mark.parametrize("max_iter", [1, 2, 3, 5])
+    @pytest.mark.parametrize("max_iter", [1, 2, 3])
     def test_too_few_iterations_warn_and_make_nothing_worse(self, max_iter):
         logits = torch.tensor([[10.0, 0.0]] * 95 + [[0.0, 10.0]] * 5)
         with pytest.warns(UserWarning, match="did not converge"):

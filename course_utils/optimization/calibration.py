@@ -52,7 +52,8 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
     """Fit the temperature T that minimises the mean negative log-likelihood of softmax(logits / T).
 
     With β = 1/T the loss is convex, with derivative E_p[z] − z_y and curvature Var_p[z] (means over the samples), so
-    Newton's method finds the optimum in a few steps; a bracket catches steps that go astray. Fit it on validation data.
+    Newton's method on log β finds the optimum in a few steps; a bracket catches steps that go astray. Fit it on
+    validation data.
     Source: Guo et al. (2017), "On calibration of modern neural networks".
 
     Args:
@@ -80,29 +81,28 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
     own = z.gather(1, target.long()[:, None]).mean()
 
     beta, low, high = 1.0, 1 / _LARGEST, 1 / _SMALLEST
-    converged, losses = False, {}
+    converged, before, after = False, None, None
     for _ in range(max_iter):
-        nll, slope, curvature = _derivatives(z, own, beta)
-        losses[beta] = nll
+        after, slope, curvature = _derivatives(z, own, beta)
+        before = after if before is None else before
         low, high = (low, beta) if slope > 0 else (beta, high)
-        step = slope / curvature if curvature > 0 else math.copysign(math.inf, slope)
-        proposal = beta - step
-        if abs(step) <= 1e-12 * beta:
+        bend = slope + beta * curvature  # times β: the second derivative with respect to log β
+        step = -slope / bend if bend > 0 else math.inf  # of log β
+        proposal = beta * math.exp(min(step, 100))
+        if not low <= proposal <= high:
+            proposal = math.sqrt(low * high)  # halve the bracket on the scale of log β
+        change, beta = proposal - beta, proposal
+        if abs(change) <= 1e-5 * beta:  # Newton's error is about squared in each step: now it is about 1e-10
+            after += slope * change + curvature * change**2 / 2  # Taylor's next term is below rounding
             converged = 1.001 / _LARGEST < beta < 0.999 / _SMALLEST
             break
-        if not low < proposal < high:
-            proposal = math.sqrt(low * high)  # halve the bracket on the scale of log T
-        if abs(proposal - beta) <= 1e-12 * beta:  # the bracket has closed around a bound
-            break
-        beta = proposal
     if not converged:
+        after = _derivatives(z, own, beta)[0]
         warnings.warn(
             f"temperature scaling did not converge: T = {1 / beta:.3g}; data that the logits separate perfectly, "
             "or not at all, have no best temperature",
             stacklevel=3,
         )
-    before = losses[1.0]
-    after = losses[beta] if beta in losses else _derivatives(z, own, beta)[0]
     if after > before:  # stopped too early
         beta, after = 1.0, before
     return TemperatureScaler(1 / beta, before, after, converged)
