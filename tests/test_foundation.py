@@ -344,3 +344,19 @@ def test_module_is_not_copied(stateful_model):
     with evaluation_mode(stateful_model) as same:
         assert same is stateful_model
     assert isinstance(same, nn.Module)
+
+
+def test_a_figure_shows_itself_the_same_way_after_pyplot_was_imported(monkeypatch):
+    """IPython registers its own picture of a Figure then; ours is small and carries no version."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.pylabtools import select_figure_formats
+
+    shell = InteractiveShell()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    plotting._figure_class.cache_clear()  # the class is made in the kernel
+    figure = plotting.plot_curves({"a": ([0, 1], [1, 0])}, xlabel="x", ylabel="y")
+    select_figure_formats(shell, {"png"})  # what pyplot does when a cell has imported it
+    shown, _ = shell.display_formatter.format(figure)
+    assert shown["image/png"] == figure._repr_png_()
+    assert b"Software" not in shown["image/png"]
+    plotting._figure_class.cache_clear()

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-CHAPTERS = ("basics", "interpretation", "optimization", "iris")
+CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "iris")
 FOUNDATION = ("foundation", "data")
 PYTHON_FILES = sorted(REPOSITORY.glob("course_utils/**/*.py"))
 NOTEBOOKS = sorted(
@@ -168,6 +168,31 @@ def test_every_lesson_is_on_the_start_page_and_in_the_readme():
         for lesson in LESSONS:
             assert lesson.name in links
             assert f"exercises/{lesson.stem}/exercises.ipynb" in links
+
+
+def section_of(notebook: Path, heading: str) -> str:
+    """The text of a lesson from a heading to the next one of its rank."""
+    text = "\n".join(cell.source for cell in nbformat.read(notebook, as_version=4).cells)
+    start = text.index(f"\n## {heading}\n")
+    return text[start : text.find("\n## ", start + 4)]
+
+
+def test_the_index_of_errors_is_complete_and_each_is_where_it_says():
+    clinic = REPOSITORY / "notebooks/04_pitfalls.ipynb"
+    text = "\n".join(cell.source for cell in nbformat.read(clinic, as_version=4).cells if cell.cell_type == "markdown")
+    rows = re.findall(r"^\| E(\d+) \| .+ \| \[[\d.]+\]\(([^)#]*)#(.+)\) \|$", text, flags=re.M)
+    assert sorted(int(number) for number, _, _ in rows) == list(range(1, 72))
+    tests = "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/test_*.py"))
+    for number, file, anchor in rows:
+        section = section_of(clinic.parent / (file or clinic.name), anchor.replace("-", " "))
+        named = re.search(rf"\bE{number}\b", section) or in_a_range(int(number), section)
+        assert named, f"E{number} is not in {anchor}"
+        assert f"def test_e{number}_" in tests, f"E{number} has no regression test"
+
+
+def in_a_range(number: int, text: str) -> bool:
+    """Is the number meant by "E56 to E61"?"""
+    return any(int(low) <= number <= int(high) for low, high in re.findall(r"E(\d+) to E(\d+)", text))
 
 
 def test_error_numbers_in_test_names_exist():

@@ -22,7 +22,7 @@ from torch import Tensor
 from course_utils.foundation.arguments import describe_value, dtype_name
 from course_utils.foundation.seeding import isolated_randomness
 
-CHAPTERS = ("basics", "interpretation", "optimization", "iris")
+CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "iris")
 
 
 class CheckFailed(AssertionError):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
+from course_utils.foundation.arguments import check_choice
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 # Okabe & Ito (2008), "Color Universal Design", in an order whose first four also differ clearly in grey.
 PALETTE = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#56B4E9", "#D55E00", "#009E73", "#F0E442")
@@ -63,12 +68,27 @@ def _figure_class() -> type[Figure]:
             buffer = io.BytesIO()
             # Without the software's version in it, the same figure is the same bytes on the same machine.
             self.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-            return buffer.getvalue()
+            return buffer.getvalue() if any(ax.images for ax in self.axes) else _with_palette(buffer)
 
         def __repr__(self) -> str:
             return f"<Figure with {len(self.axes)} axes>"
 
+    if "IPython" in sys.modules:
+        from IPython import get_ipython
+
+        # As soon as something imports pyplot, IPython draws every Figure in its own way; it shall go on asking ours.
+        if shell := get_ipython():
+            shell.display_formatter.formatters["image/png"].for_type(CourseFigure, CourseFigure._repr_png_)
     return CourseFigure
+
+
+def _with_palette(png: io.BytesIO) -> bytes:
+    """The same drawing with at most 256 colours, a third of the bytes: notebooks stay small enough to be read."""
+    from PIL import Image
+
+    smaller = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(smaller, "png", optimize=True)
+    return smaller.getvalue()
 
 
 @contextmanager
@@ -134,6 +154,63 @@ def finish(figure: Figure, save_path: str | os.PathLike | None = None) -> Figure
     if save_path is not None:
         figure.savefig(save_path, bbox_inches="tight")
     return figure
+
+
+@course_style()
+def plot_curves(
+    curves: Mapping[str, tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log: str = "",
+    ylim: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    save_path: str | os.PathLike | None = None,
+) -> Figure:
+    """Lines with markers, one for each name: loss against steps, accuracy against eps, and the like.
+
+    Where a curve stops being finite it ends, and a dotted line says so.
+
+    Args:
+        curves: name → (x, y), two sequences of numbers of the same length.
+        xlabel, ylabel, title: with units.
+        log: "x" or "y" for a logarithmic axis, "" for none.
+        ylim: limits of the y-axis.
+        ax: draw here instead of into a new figure.
+        save_path: also write the figure there.
+    """
+    if not isinstance(curves, Mapping) or not curves:
+        raise ValueError("curves is empty or no dict; pass at least one name with its (x, y)")
+    check_choice(log, "log", ("", "x", "y"))
+    figure, ax = axes_or_new(ax)
+    for i, (name, curve) in enumerate(curves.items()):
+        if not isinstance(curve, (tuple, list)) or len(curve) != 2:
+            raise ValueError(f"the curve {name!r} must be a pair (x, y)")
+        x, y = ([float(v.detach() if hasattr(v, "detach") else v) for v in values] for values in curve)
+        if len(x) != len(y) or not x:
+            raise ValueError(f"the curve {name!r} has {len(x)} x and {len(y)} y; each point needs both")
+        end = next((j for j, value in enumerate(y) if not math.isfinite(value)), len(y))
+        style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
+        ax.plot(x[:end], y[:end], **style, markevery=max(1, end // 12), label=name)
+        if end < len(y):
+            ax.axvline(x[end], color=style["color"], linestyle=":")
+            where = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "right", "va": "bottom"}
+            ax.annotate("NaN or Inf from here ", (x[end], 0.02), **where, fontsize=9)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if log:
+        ax.set(**{f"{log}scale": "log"})
+    if log == "x":
+        values = sorted({value for line in ax.lines for value in line.get_xdata()})
+        ax.set_xticks(values, [f"{value:g}" for value in values])
+        ax.minorticks_off()
+    if log != "x":
+        ax.locator_params(axis="x", integer=all(value.is_integer() for value in ax.lines[0].get_xdata()))
+    if ylim is not None:
+        ax.set_ylim(*ylim)
+    if len(curves) > 1:
+        ax.legend()
+    return finish(figure, save_path)
 
 
 @cache

@@ -1,0 +1,338 @@
+"""The exercises of chapter 5 and the mistakes they are known for."""
+
+import copy
+import math
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.advanced import saliency_map
+from course_utils.checks.basics import linear_logits, some
+from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.data import load_split
+from course_utils.foundation.seeding import isolated_randomness, make_generator
+
+
+@cache
+def _digit_network() -> nn.Module:
+    """A small network trained on the digits, with pixels in [0, 1]."""
+    digits = load_split("digits", scaling="none")
+    x, y = digits.x_train / 16, digits.y_train
+    with isolated_randomness(0):
+        network = nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimizer.step()
+    network.zero_grad(set_to_none=True)
+    return network.eval()
+
+
+def _digits(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    digits = load_split("digits", scaling="none")
+    order = torch.randperm(len(digits.x_test), generator=make_generator(seed))[:count]
+    return digits.x_test[order] / 16, digits.y_test[order]
+
+
+# Exercise 1: late fusion
+
+
+def _fusion_cases(seed: int) -> list[tuple]:
+    logits = some(linear_logits("digits"), 8, seed)
+    other = 4 * some(linear_logits("digits"), 8, seed + 1)  # a louder network, about other pictures
+    return [(logits, other, 0.7), (logits, 0.3 * other, 0.25)]
+
+
+def _fuse(a: Tensor, b: Tensor, weight: float) -> Tensor:
+    return weight * a.softmax(1) + (1 - weight) * b.softmax(1)
+
+
+FUSION = Exercise(
+    name="advanced.late_fusion",
+    praise="Each view speaks with the weight you gave it, however loud its logits are.",
+    reference=_fuse,
+    cases=_fusion_cases,
+    mistakes=(
+        Mistake(
+            "a mean of logits",
+            "The louder network would decide alone. Softmax first, then the weighted mean.",
+            lambda a, b, weight: (weight * a + (1 - weight) * b).softmax(1),
+        ),
+        Mistake(
+            "the weights swapped",
+            "`weight` belongs to the first view.",
+            lambda a, b, weight: _fuse(b, a, weight),
+        ),
+        Mistake(
+            "both views with the same weight",
+            "Use `weight` and `1 − weight`.",
+            lambda a, b, weight: _fuse(a, b, 0.5),
+        ),
+        Mistake(
+            "a product of probabilities",
+            "A product lets either view forbid a class. Late fusion here is the weighted mean.",
+            lambda a, b, weight: (weight * a.log_softmax(1) + (1 - weight) * b.log_softmax(1)).exp(),
+        ),
+        Mistake(
+            "softmax over the samples",
+            "dim=0 runs over the samples; the classes are dim 1.",
+            lambda a, b, weight: weight * a.softmax(0) + (1 - weight) * b.softmax(0),
+        ),
+    ),
+)
+
+
+# Exercise 2: one step of an attack
+
+
+def _attack_cases(seed: int) -> list[tuple]:
+    x, y = _digits(seed, 12)
+    return [(copy.deepcopy(_digit_network()), x, y, 0.05), (copy.deepcopy(_digit_network()), x, (y + 1) % 10, 0.2)]
+
+
+def _fgsm(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, *, sign: bool = True, up: int = 1, clamp: bool = True
+) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
+    step = x + up * eps * (gradient.sign() if sign else gradient)
+    return step.clamp(0, 1) if clamp else step
+
+
+def _fgsm_by_backward(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(model(leaf), y).backward()
+    return (x + eps * leaf.grad.sign()).clamp(0, 1)
+
+
+def _fgsm_with_graph(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
+    return (leaf + eps * gradient.sign()).clamp(0, 1)
+
+
+def _observe_attack(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict:
+    adversarial = answer(model, x, y, eps)
+    return {
+        "adversarial": adversarial.detach(),
+        "still has a graph": adversarial.requires_grad,
+        "gradients left in the model": sum(parameter.grad is not None for parameter in model.parameters()),
+    }
+
+
+ATTACK = Exercise(
+    name="advanced.one_step",
+    praise="Up the loss, within eps, inside the picture, and nothing left behind.",
+    reference=_fgsm,
+    cases=_attack_cases,
+    observe=_observe_attack,
+    mistakes=(
+        Mistake(
+            "gradients left in the model",
+            "backward() fills every parameter's .grad, and the next training step would use it. "
+            "torch.autograd.grad(loss, x) returns the one gradient you need.",
+            _fgsm_by_backward,
+        ),
+        Mistake(
+            "the graph left on the result",
+            "Add the step to x itself, or detach() the result; otherwise the whole network hangs on it.",
+            _fgsm_with_graph,
+        ),
+        Mistake(
+            "downhill",
+            "The attack *raises* the loss: plus, not minus.",
+            lambda model, x, y, eps: _fgsm(model, x, y, eps, up=-1),
+        ),
+        Mistake(
+            "the gradient without its sign",
+            "Every pixel moves by exactly eps: take the sign of the gradient.",
+            lambda model, x, y, eps: _fgsm(model, x, y, eps, sign=False),
+        ),
+        Mistake(
+            "outside the picture",
+            "A pixel below 0 or above 1 is no picture. Clamp to [0, 1] at the end.",
+            lambda model, x, y, eps: _fgsm(model, x, y, eps, clamp=False),
+        ),
+    ),
+)
+
+
+# Exercise 3: robust against every attempt
+
+
+def _attempt_cases(seed: int) -> list[tuple]:
+    logits = some(linear_logits("digits"), 60, seed)
+    noise = torch.randn(4, *logits.shape, generator=make_generator(seed))
+    attempts = logits + noise * torch.tensor([5.0, 9.0, 6.0, 4.0])[:, None, None]
+    return [(attempts, logits.argmax(1)), (attempts[1:], logits.argmax(1))]
+
+
+def _hits(attempts: Tensor, target: Tensor) -> Tensor:
+    return attempts.argmax(-1) == target  # (A, N)
+
+
+WORST = Exercise(
+    name="advanced.robust_accuracy",
+    praise="A sample counts only if it withstood every attempt.",
+    reference=lambda attempts, target: _hits(attempts, target).all(0).float().mean().item(),
+    cases=_attempt_cases,
+    mistakes=(
+        Mistake(
+            "the mean over the attempts",
+            "An attacker needs to succeed once. Ask for each sample whether *all* attempts failed.",
+            lambda attempts, target: _hits(attempts, target).float().mean().item(),
+        ),
+        Mistake(
+            "the best attempt",
+            "any() counts a sample as robust if one attempt failed; all of them must.",
+            lambda attempts, target: _hits(attempts, target).any(0).float().mean().item(),
+        ),
+        Mistake(
+            "the worst attempt as a whole",
+            "Different samples fall in different attempts. Combine sample by sample, then take the mean.",
+            lambda attempts, target: _hits(attempts, target).float().mean(1).min().item(),
+        ),
+        Mistake(
+            "a mean of logits first",
+            "Each attempt is an input of its own. Compare its answer with the target before you combine.",
+            lambda attempts, target: (attempts.mean(0).argmax(-1) == target).float().mean().item(),
+        ),
+        Mistake(
+            "the last attempt only",
+            "The earlier attempts count too.",
+            lambda attempts, target: _hits(attempts, target)[-1].float().mean().item(),
+        ),
+    ),
+)
+
+
+# Exercise 4: conformal sets
+
+
+def _conformal_cases(seed: int) -> list[tuple]:
+    logits, target = linear_logits("digits"), load_split("digits").y_test
+    order = torch.randperm(len(logits), generator=make_generator(seed))
+    noise = 2.5 * torch.randn(logits.shape, generator=make_generator(seed + 7))  # or the network would never err
+    p = (0.4 * logits[order] + noise).softmax(1)
+    y = target[order]
+    few = (p[:5], y[:5], p[60:90], 0.1)  # too few for the promise: every class is in
+    return [(p[:40], y[:40], p[60:90], 0.1), (p[:50], y[:50], p[60:90], 0.25), few]
+
+
+def _sets(
+    p: Tensor,
+    y: Tensor,
+    p_new: Tensor,
+    alpha: float,
+    *,
+    plus: int = 1,
+    scores: Tensor | None = None,
+    upside: int = 0,
+    beyond: bool = True,
+) -> Tensor:
+    scores = 1 - p.gather(1, y[:, None])[:, 0] if scores is None else scores
+    rank = math.ceil((len(scores) + plus) * ((1 - alpha) if not upside else alpha))
+    if rank > len(scores) and beyond:
+        return torch.ones_like(p_new, dtype=torch.bool)
+    return 1 - p_new <= scores.sort().values[rank - 1]
+
+
+CONFORMAL = Exercise(
+    name="advanced.prediction_sets",
+    praise="At least 1 − alpha of such sets hold the truth, whatever the network.",
+    reference=_sets,
+    cases=_conformal_cases,
+    mistakes=(
+        Mistake(
+            "n instead of n + 1",
+            "The new sample counts as one more: the rank is ceil((n + 1)(1 − alpha)).",
+            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, plus=0),
+        ),
+        Mistake(
+            "the score of the answer instead of the truth",
+            "How strange was the *true* class? 1 − p[y], not 1 − the largest p.",
+            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, scores=1 - p.amax(1)),
+        ),
+        Mistake(
+            "the wrong end of the scores",
+            "The sets must let through 1 − alpha of the true classes, not alpha.",
+            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, upside=1),
+        ),
+        Mistake(
+            "classes above 1 − alpha",
+            "The probabilities may lie; that is why the threshold comes from calibration data.",
+            lambda p, y, p_new, alpha: p_new >= 1 - alpha,
+        ),
+        Mistake(
+            "a rank beyond the scores",
+            "With few calibration samples the rank exceeds N. Then only the set of all classes keeps the promise.",
+            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, beyond=False),
+        ),
+        Mistake(
+            "the complement",
+            "True means that the class is *in* the set.",
+            lambda p, y, p_new, alpha: ~_sets(p, y, p_new, alpha),
+        ),
+    ),
+)
+
+
+# Exercise 5: SmoothGrad
+
+
+def _smooth_cases(seed: int) -> list[tuple]:
+    x, _ = _digits(seed, 5)
+    noise = 0.3 * torch.randn(6, *x.shape, generator=make_generator(seed))
+    return [(copy.deepcopy(_digit_network()), x, noise)]
+
+
+def _answers(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+def _smooth(model: nn.Module, x: Tensor, noise: Tensor) -> Tensor:
+    target = _answers(model, x)
+    return torch.stack([saliency_map(model, x + n, target) for n in noise]).mean(0)
+
+
+SMOOTH = Exercise(
+    name="advanced.smooth_grad",
+    praise="Averaging over neighbours leaves what they have in common.",
+    reference=_smooth,
+    cases=_smooth_cases,
+    mistakes=(
+        Mistake(
+            "a new answer for every copy",
+            "A noisy copy may get another label, and then its saliency explains another class. Fix the target first, "
+            "from the clean inputs.",
+            lambda model, x, noise: torch.stack([saliency_map(model, x + n) for n in noise]).mean(0),
+        ),
+        Mistake(
+            "the saliency of the mean picture",
+            "Average the *maps*, not the pictures.",
+            lambda model, x, noise: saliency_map(model, x + noise.mean(0), _answers(model, x)),
+        ),
+        Mistake(
+            "a sum instead of a mean",
+            "Divide by the number of copies.",
+            lambda model, x, noise: _smooth(model, x, noise) * len(noise),
+        ),
+        Mistake(
+            "no noise at all",
+            "Each map is taken at x + noise[s].",
+            lambda model, x, noise: saliency_map(model, x),
+        ),
+        Mistake(
+            "only the last copy",
+            "Keep the maps of all copies, then average.",
+            lambda model, x, noise: saliency_map(model, x + noise[-1], _answers(model, x)),
+        ),
+    ),
+)
+
+EXERCISES = (FUSION, ATTACK, WORST, CONFORMAL, SMOOTH)

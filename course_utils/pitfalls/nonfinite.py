@@ -1,0 +1,217 @@
+"""Where do NaN and Inf start? In which value of a nested output, and in which layer of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from course_utils.foundation.arguments import describe_value
+from course_utils.foundation.evaluation import check_model
+from course_utils.foundation.seeding import isolated_randomness
+
+
+@dataclass(frozen=True)
+class NonFiniteReport:
+    """What is not finite in a value. Truthy when something is, so `if detect_nan_inf(loss): …` reads as it should.
+
+    Attributes:
+        name: what the caller called the value.
+        nan_count, posinf_count, neginf_count: over all tensors of the value.
+        first_index: position of the first non-finite element in its tensor, None if there is none.
+        path: the tensor it is in, for example `outputs["boxes"][1]`; None if there is none.
+    """
+
+    name: str
+    nan_count: int = 0
+    posinf_count: int = 0
+    neginf_count: int = 0
+    first_index: tuple[int, ...] | None = None
+    path: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.path is not None
+
+    def __str__(self) -> str:
+        if not self:
+            return f"{self.name}: all values are finite"
+        counts = {"NaN": self.nan_count, "+inf": self.posinf_count, "-inf": self.neginf_count}
+        found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        return f"{self.name}: {found}; the first in {self.path} at {list(self.first_index)}"
+
+
+def detect_nan_inf(value: Any, name: str = "tensor") -> NonFiniteReport:
+    """Count NaN and infinite values, and say where the first one is.
+
+    A finite sum proves that all terms are finite, so a healthy tensor is read once and nothing is allocated; only a
+    sick one is looked at value by value.
+
+    Args:
+        value: a tensor (real or complex), a number, an object with a tensor `.logits`, or these nested in dicts, lists
+            and tuples. None and strings count as finite.
+        name: how the report calls it.
+
+    Raises:
+        TypeError: something in it is neither of these; NumPy arrays must be wrapped by torch.as_tensor.
+
+    >>> print(detect_nan_inf({"loss": torch.tensor([1.0, float("nan")])}, "step"))
+    step: 1 NaN; the first in step["loss"] at [1]
+    >>> bool(detect_nan_inf(torch.ones(3)))
+    False
+    """
+    nan = posinf = neginf = 0
+    first_index = first_path = None
+    for path, tensor in _tensors(value, name):
+        if _all_finite(tensor):
+            continue
+        tensor = _dense(tensor)
+        nan += int(tensor.isnan().sum())
+        if tensor.is_complex():
+            posinf += int((tensor.isinf() & ~tensor.isnan()).sum())  # infinity has no sign there
+        else:
+            posinf += int(tensor.isposinf().sum())
+            neginf += int(tensor.isneginf().sum())
+        if first_path is None:
+            first_path = path
+            first_index = tuple(torch.nonzero(~tensor.isfinite())[0].tolist())
+    return NonFiniteReport(name, nan, posinf, neginf, first_index, first_path)
+
+
+def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors of a nested value, each with its path."""
+    if isinstance(value, Tensor):
+        yield path, value.detach()
+    elif isinstance(value, Number):
+        yield path, _number(value)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            quoted = f'"{key}"' if isinstance(key, str) and '"' not in key else repr(key)
+            yield from _tensors(part, f"{path}[{quoted}]")
+    elif isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from _tensors(part, f"{path}[{i}]")
+    elif isinstance(getattr(value, "logits", None), Tensor):
+        yield f"{path}.logits", value.logits.detach()
+    elif value is not None and not isinstance(value, (str, bytes)):
+        raise TypeError(f"{path} must be a tensor, a number, or a dict or list of them, but is {describe_value(value)}")
+
+
+def _number(value: Number) -> Tensor:
+    if isinstance(value, complex):
+        return torch.tensor(value, dtype=torch.complex128)
+    try:
+        return torch.tensor(float(value), dtype=torch.float64)
+    except OverflowError:  # a whole number beyond float64's range, and so finite
+        return torch.zeros(())
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """The values in a layout and dtype in which every operation below exists."""
+    tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
+        return True
+    tensor = _dense(tensor)
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    # Half precision would overflow in the sum of a healthy tensor. So may large float32 values: those are looked into.
+    wide = torch.float32 if tensor.element_size() < 4 else tensor.dtype
+    return bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all())
+
+
+def first_nonfinite_layer(model: nn.Module, inputs: Tensor | tuple) -> str | None:
+    """The layer in which NaN or Inf starts during a forward pass, or None if all is finite.
+
+    The model runs once, in the mode it is in, on copies of its buffers, so that BatchNorm's statistics stay. A layer is
+    named if its output is not finite; −inf that the output no longer shows, as in an attention mask, is no fault.
+    A value that breaks *between* layers, in the code of a module's `forward`, is blamed on that module: by its
+    dotted name, or by the model's class name if it is the model itself. Inputs that are not finite already are no
+    layer's fault; the first layer that hands them on is named, so look at the inputs first (`detect_nan_inf`).
+
+    Args:
+        model: any module.
+        inputs: its input, or a tuple of inputs.
+
+    >>> class Log(nn.Module):
+    ...     def forward(self, x):
+    ...         return x.log()
+    >>> first_nonfinite_layer(nn.Sequential(nn.ReLU(), Log(), nn.Linear(2, 2)), torch.tensor([[-1.0, 1.0]]))
+    '1'
+    """
+    check_model(model)
+    names = {module: name or type(model).__name__ for name, module in model.named_modules()}
+    healthy_inputs = not _sickness(inputs)
+    running: list[str] = []
+    found: dict[str, int] = {}  # layer → how sick, in the order of their first appearance
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        # What enters is sick although no layer's output was: the module around it broke it.
+        if running and healthy_inputs and not found and (level := _sickness((args, kwargs))):
+            found[running[-1]] = level
+        running.append(names[module])
+
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
+        running.pop()
+        if level := _sickness(output):
+            found.setdefault(names[module], level)
+
+    with _hooks(model, before, after):
+        output = run_once(model, inputs)
+    lowest = 1 if _sickness(output) else 2
+    return next((name for name, level in found.items() if level >= lowest), None)
+
+
+def _sickness(value: Any) -> int:
+    """0: finite. 1: some −inf, which may be a mask. 2: NaN or +inf. What is no tensor passes, whatever it is."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if _all_finite(value):
+            return 0
+        value = _dense(value)
+        return 1 if not value.is_complex() and not (value.isnan() | value.isposinf()).any() else 2
+    if isinstance(value, Mapping):
+        return max(map(_sickness, value.values()), default=0)
+    if isinstance(value, (list, tuple)):
+        return max(map(_sickness, value), default=0)
+    return _sickness(value.logits) if isinstance(getattr(value, "logits", None), Tensor) else 0
+
+
+@contextmanager
+def _hooks(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
+    """Both hooks on every module of the model; removed at the end, also after an exception."""
+    handles = []
+    try:
+        for module in model.modules():
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            # Called after an exception, too: a model may catch one of its own.
+            handles.append(module.register_forward_hook(after, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def run_once(model: nn.Module, inputs: Tensor | tuple) -> Any:
+    """The model's output on copies of the inputs and of the buffers: in its present mode, and without any trace."""
+    args = _copied(inputs if isinstance(inputs, tuple) else (inputs,))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with isolated_randomness(0):
+        return functional_call(model, buffers, args)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
