@@ -181,9 +181,10 @@ def test_chapter_7_runs_with_bars_figures_and_a_slider(page, lab, course):
     [
         ("02_interpretation", "detection-slider", ["digits-worst", "residuals", "raw", "precision-recall", "beam"]),
         ("03_optimization", "threshold-slider", ["threshold-curves", "temperature", "risk-coverage"]),
+        ("04_pitfalls", "lr-slider", ["diverge", "lr-static", "trained", "reshape", "means"]),
     ],
 )
-def test_chapters_2_and_3_run_and_a_slider_moves(page, lab, course, lesson, slider_cell, figures):
+def test_a_lesson_runs_and_its_slider_moves(page, lab, course, lesson, slider_cell, figures):
     path = course / f"notebooks/{lesson}.ipynb"
     open_notebook(page, lab, f"notebooks/{lesson}.ipynb")
     run_all(page, path)

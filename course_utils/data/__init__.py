@@ -1,5 +1,6 @@
-"""Data that is there without a network: scikit-learn's real sets, a real text, and the course's own pictures."""
+"""Data that is there without a network: scikit-learn's sets, a real text, the course's own pictures. And CIFAR-10."""
 
+from course_utils.data.cifar10 import ImageData, ImageSet, load_cifar10
 from course_utils.data.pictures import PICTURE_CLASSES, Pictures, Scenes, generate_pictures, generate_scenes
 from course_utils.data.tabular import TABLES, Split, load_split
 from course_utils.data.text import Text, load_text
@@ -7,12 +8,15 @@ from course_utils.data.text import Text, load_text
 __all__ = [
     "PICTURE_CLASSES",
     "TABLES",
+    "ImageData",
+    "ImageSet",
     "Pictures",
     "Scenes",
     "Split",
     "Text",
     "generate_pictures",
     "generate_scenes",
+    "load_cifar10",
     "load_split",
     "load_text",
 ]
