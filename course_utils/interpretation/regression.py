@@ -110,13 +110,12 @@ def _statistics(error: Tensor, target: Tensor, names: tuple[str, ...]) -> pd.Dat
     # A constant target (up to the rounding of its own mean) leaves nothing to explain.
     rounding = (8 * torch.finfo(torch.float64).eps * target.abs().amax(1)).square()
     explained = torch.where((variance > rounding) & (n > 1), 1 - squared / variance, torch.nan)
-    smallest, largest = absolute.aminmax(dim=1)
     columns = {
         "mean_error": error.mean(1),
         "mean_absolute_error": absolute.mean(1),
         "root_mean_squared_error": squared.sqrt(),
-        "max_absolute_error": largest,
-        "min_absolute_error": smallest,
+        "max_absolute_error": absolute.amax(1),
+        "min_absolute_error": absolute.amin(1),
         "std_absolute_error": absolute.std(1, correction=0),
         "r2": explained,
     }
