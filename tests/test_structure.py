@@ -133,6 +133,7 @@ def test_every_link_leads_somewhere(path):
         file, _, anchor = link.partition("#")
         target = path if not file else (path.parent / file)
         assert target.exists(), link
+        assert "%" not in link, f"{link}: JupyterLab does not follow a link with a per cent sign"
         if anchor:
             cells = nbformat.read(target, as_version=4).cells
             headings = re.findall(r"^#+ (.+)$", "\n".join(cell.source for cell in cells), flags=re.M)
