@@ -1,4 +1,4 @@
-"""The teacher's side: nbgrader's own commands on a right, a wrong, a blank and a tampered submission."""
+"""The teacher's side: nbgrader's own commands on a right, a faulty, a blank and a tampered submission."""
 
 import csv
 import os
@@ -40,14 +40,11 @@ def solve(cells) -> None:
             cells[cell.id].source = cell.source
 
 
-def solve_with_one_mistake(cells) -> None:
+def solve_with_two_faults(cells) -> None:
+    """One known mistake, and one answer that is right on the samples that a learner sees and wrong on all others: only
+    the hidden tests notice."""
     solve(cells)
     cells["ex01-tumour"].source = "def tumour_probability(logits):\n    return torch.softmax(logits, dim=1)[:, 0]"
-
-
-def learn_by_heart(cells) -> None:
-    """Right on the samples that a learner sees, wrong on all others: only the hidden tests notice."""
-    solve(cells)
     cells["ex01-next"].source = (
         "from course_utils.checks import exercises\n\n"
         'EXERCISE = exercises()["basics.next_character"]\n'
@@ -58,15 +55,12 @@ def learn_by_heart(cells) -> None:
 
 
 def tamper(cells) -> None:
-    """Nothing solved, and every check replaced by one that is content."""
-    for name, cell in cells.items():
-        if name.endswith("-check"):
-            cell.source = "print('all points, please')"
-
-
-def redefine_check(cells) -> None:
-    """Nothing solved, and an answer cell that puts a function of its own in the place of `check`."""
+    """Nothing solved, and two tricks, each of which would give points: an answer cell with a `check` of its own, and
+    checks replaced by ones that are content."""
     cells["ex01-tumour"].source = "def check(*arguments, **options):\n    pass"
+    for name, cell in cells.items():
+        if name.endswith("-check") and name != "ex01-tumour-check":
+            cell.source = "print('all points, please')"
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +71,9 @@ def graded(tmp_path_factory) -> Path:
     shutil.copytree(REPOSITORY / "solutions", folder / "solutions")
     nbgrader(folder, "generate_assignment", CHAPTER, "--force")
     submit(folder, "right", solve)
-    submit(folder, "wrong", solve_with_one_mistake)
-    submit(folder, "by_heart", learn_by_heart)
+    submit(folder, "faulty", solve_with_two_faults)
     submit(folder, "blank", lambda cells: None)
     submit(folder, "tampered", tamper)
-    submit(folder, "redefined", redefine_check)
     nbgrader(folder, "autograde", CHAPTER)
     nbgrader(folder, "generate_feedback", CHAPTER)
     nbgrader(folder, "export")
@@ -94,7 +86,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def test_points(graded):
-    assert scores(graded) == {"right": 11, "wrong": 9, "by_heart": 9, "blank": 0, "tampered": 0, "redefined": 0}
+    assert scores(graded) == {"right": 11, "faulty": 7, "blank": 0, "tampered": 0}
 
 
 def test_the_release_is_the_committed_one(graded):
@@ -103,7 +95,7 @@ def test_the_release_is_the_committed_one(graded):
 
 
 def test_feedback_tells_the_mistake(graded):
-    page = (graded / "feedback" / "wrong" / CHAPTER / "exercises.html").read_text("utf-8")
+    page = (graded / "feedback" / "faulty" / CHAPTER / "exercises.html").read_text("utf-8")
     assert "This looks like: softmax over a single logit" in page
 
 

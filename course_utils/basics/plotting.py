@@ -170,5 +170,10 @@ def _as_shown(images: Tensor) -> list:
         raise ValueError("images is empty; pass at least one picture")
     if images.is_floating_point():
         check_tensor(images, "images")
+    if images.ndim == 4 and images.is_floating_point() and (images.min() < 0 or images.max() > 1):
+        low, high = float(images.min()), float(images.max())
+        raise ValueError(
+            f"floating-point images must lie in [0, 1], but range from {low:.3g} to {high:.3g}; normalised?"
+        )
     shown = images.detach().float().cpu() if images.is_floating_point() else images.detach().cpu()
     return list((shown if shown.ndim == 3 else shown.permute(0, 2, 3, 1)).numpy())

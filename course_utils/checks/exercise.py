@@ -22,7 +22,7 @@ from torch import Tensor
 from course_utils.foundation.arguments import describe_value, dtype_name
 from course_utils.foundation.seeding import isolated_randomness
 
-CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "iris")
+CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "capstone", "iris", "homework")
 
 
 class CheckFailed(AssertionError):
@@ -178,9 +178,9 @@ def _difference(expected: Any, got: Any, tolerance: float) -> str | None:
     if isinstance(expected, float):
         if isinstance(got, bool) or not isinstance(got, (int, float)):
             return "It must be a Python float (for a tensor of one element: .item())."
-        close = torch.isclose(
-            torch.tensor(float(got)), torch.tensor(expected), rtol=tolerance, atol=tolerance, equal_nan=True
-        )
+        # float(): NumPy's float64 is a float too, but torch would give it another dtype.
+        values = torch.tensor([float(got), float(expected)], dtype=torch.float64)
+        close = torch.isclose(values[0], values[1], rtol=tolerance, atol=tolerance, equal_nan=True)
         return None if close else f"It is off by {float(got) - expected:+.4g}."
     if type(expected) is not type(got) or not _equal(expected, got):
         return f"It must be {_show(expected)}."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import shutil
 import socket
 import tempfile
 import warnings
@@ -63,6 +62,13 @@ class ImageData:
     name: str
     mean: Tensor
     std: Tensor
+
+    def limit(self, pictures: int) -> ImageData:
+        """The same data with at most the first `pictures` of each part, for a quick look; mean and std stay."""
+        check_count(pictures, "pictures")
+        parts = (self.train, self.validation, self.test)
+        first = [ImageSet(part.images[:pictures], part.target[:pictures]) for part in parts]
+        return ImageData(*first, self.class_names, self.name, self.mean, self.std)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{part}={len(getattr(self, part)):,}" for part in ("train", "validation", "test"))
@@ -157,7 +163,11 @@ def _download(root: Path, *, required: bool) -> Path | None:
                 ) from error
             return None
         _verify(Path(folder) / _FOLDER)
-        shutil.move(Path(folder) / _FOLDER, root / _FOLDER)  # on the same file system, so it is one step
+        try:
+            os.rename(Path(folder) / _FOLDER, root / _FOLDER)  # on the same file system, so it is one step
+        except OSError:
+            if not (root / _FOLDER).exists():  # if it does, another process was faster, and _read verifies it
+                raise
     return root / _FOLDER
 
 

@@ -1,0 +1,388 @@
+"""What a trained picture classifier is worth, and what it says about single pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.capstone.distributed import gathered, share
+from course_utils.capstone.models import PictureClassifier, layout
+from course_utils.capstone.pictures import check_data, check_images, scaled
+from course_utils.data import ImageData
+from course_utils.foundation.arguments import check_class_names, check_count, check_labels, check_tensor, describe_value
+from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
+from course_utils.foundation.results import Result
+from course_utils.foundation.seeding import isolated_randomness, make_generator
+from course_utils.interpretation import interpret_classification_output
+from course_utils.iris.inference import wilson_interval
+from course_utils.optimization import TemperatureScaler, expected_calibration_error, temperature_scaling
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Normalization = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module, images: Tensor, *, normalization: Normalization | None = None, batch_size: int = 250
+) -> Tensor:
+    """The logits of many pictures, batch by batch, in evaluation mode.
+
+    Under torchrun every process must call it; each reads its share, and all get the whole.
+
+    Args:
+        model: normalised pictures → logits (N, C).
+        images: uint8 (N, 3, H, W), which are normalised here, or floating point, which are taken as normalised.
+        normalization: (mean, std), each (3,), of uint8 pictures; None takes the model's own.
+        batch_size: pictures in one pass.
+
+    Returns:
+        (N, C), on the model's device; half precision becomes float32.
+
+    Raises:
+        ValueError: uint8 pictures, and neither `normalization` nor a model that knows its own.
+    """
+    check_model(model)
+    check_count(batch_size, "batch_size")
+    check_tensor(images, "images", ndim=4, floating=isinstance(images, Tensor) and images.is_floating_point())
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    statistics = _statistics(model, images, normalization)
+    index = share(torch.arange(len(images), device=images.device))
+    parts = []
+    with evaluation_mode(model), isolated_randomness(0):
+        for batch in index.split(batch_size):
+            x = images[batch].to(device)
+            x = scaled(x, *(value.to(device) for value in statistics)) if statistics else x
+            parts.append(output_tensor(model(x.contiguous(memory_format=layout(model)))))
+    logits = torch.cat(parts)
+    logits = logits.float() if logits.element_size() < 4 else logits
+    if logits.ndim != 2 or len(logits) != len(index) or logits.shape[1] < 2:
+        raise ValueError(f"the model must return logits (N, C) with C ≥ 2, but returned {describe_value(logits)}")
+    return check_tensor(gathered(logits, index.to(device), len(images)), "the model's logits")
+
+
+def _statistics(model: nn.Module, images: Tensor, normalization: Normalization | None) -> Normalization | None:
+    """Mean and standard deviation for uint8 pictures; None for pictures that are normalised already."""
+    if images.is_floating_point():
+        if normalization is not None:
+            raise ValueError("floating-point images are taken as normalised; pass uint8 images, or no normalization")
+        return None
+    check_images(images)
+    if normalization is not None:
+        if (
+            isinstance(normalization, (str, Tensor))
+            or not isinstance(normalization, Sequence)
+            or len(normalization) != 2
+        ):
+            raise ValueError(f"normalization must be a pair (mean, std), but is {describe_value(normalization)}")
+        pair = tuple(torch.as_tensor(value, dtype=torch.float32).flatten() for value in normalization)
+        if [len(value) for value in pair] != [3, 3]:
+            raise ValueError(f"normalization must have 3 numbers each for mean and std, but has {normalization}")
+        return pair
+    known = [(part.mean, part.std) for part in model.modules() if isinstance(part, PictureClassifier)]
+    if not known or not known[0][1].all():
+        raise ValueError(
+            "uint8 images must be normalised as in training, and this model does not know how; pass "
+            "normalization=(data.mean, data.std)"
+        )
+    return known[0]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation(Result):
+    """How well a classifier does on N pictures with known classes.
+
+    Attributes:
+        accuracy: share of right predictions.
+        precision, recall, f1: macro averages: the mean over the classes that occur, each weighing the same.
+        intervals: 95 % intervals of the four by name: Wilson's for the accuracy, the bootstrap's for the others.
+        nll: mean negative log-likelihood in nats; ece: expected calibration error, l1, 15 bins.
+        per_class: DataFrame, one row a class: precision, recall, f1, support. A class that is never predicted has
+            precision 0.
+        confusion_matrix: int64 (C, C), rows true classes, columns predictions.
+        predictions: int64 (N,). probabilities: (N, C). target: int64 (N,).
+        class_names: C names.
+    """
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    intervals: dict[str, tuple[float, float]]
+    nll: float
+    ece: float
+    per_class: pd.DataFrame
+    confusion_matrix: Tensor
+    predictions: Tensor
+    probabilities: Tensor
+    target: Tensor
+    class_names: tuple[str, ...]
+
+    per_sample: ClassVar = ("predictions", "target", "probabilities")
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy."""
+        return self.intervals["accuracy"]
+
+    def risk_coverage(self) -> tuple[Tensor, Tensor]:
+        """Coverage and error (N,) if only the k most confident predictions are answered, for k = 1 … N."""
+        order = self.probabilities.max(1).values.argsort(descending=True, stable=True)
+        wrong = (self.predictions != self.target)[order].double()
+        answered = torch.arange(1, len(wrong) + 1, dtype=torch.float64)
+        return answered / len(wrong), wrong.cumsum(0) / answered
+
+    def metrics(self) -> dict[str, Any]:
+        """The figures without the pictures, ready for a JSON file."""
+        figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "f1", "nll", "ece")}
+        intervals = {name: list(interval) for name, interval in self.intervals.items()}
+        return {"num_samples": len(self), **figures, "intervals": intervals}
+
+    def __repr__(self) -> str:
+        low, high = self.accuracy_interval
+        return (
+            f"Evaluation(accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}], macro f1 {self.f1:.3f}, "
+            f"nll {self.nll:.3f}, ece {self.ece:.3f}, {len(self):,} pictures)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>" + self.per_class.round(3).to_html()
+
+
+def evaluate_model(
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    class_names: Sequence[str] | None = None,
+    *,
+    normalization: Normalization | None = None,
+    batch_size: int = 250,
+) -> Evaluation:
+    """Run a classifier over pictures in evaluation mode, and measure it.
+
+    Args:
+        model, images, normalization, batch_size: as in `predict_logits`.
+        target: int64 (N,), true classes.
+        class_names: C names; None numbers the classes.
+    """
+    logits = predict_logits(model, images, normalization=normalization, batch_size=batch_size)
+    return evaluate_logits(logits, target, class_names)
+
+
+def evaluate_logits(logits: Tensor, target: Tensor, class_names: Sequence[str] | None = None) -> Evaluation:
+    """Measure logits (N, C) against true classes (N,): `evaluate_model` for outputs that were kept.
+
+    >>> evaluate_logits(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0, 1])).accuracy
+    0.6666666666666666
+    """
+    import pandas as pd
+    from sklearn.metrics import precision_recall_fscore_support
+
+    check_tensor(logits, "logits", ndim=2)
+    n, c = logits.shape
+    check_labels(target, "target", num_samples=n, num_classes=c)
+    names = check_class_names(class_names, c) or tuple(map(str, range(c)))
+    logits, target = logits.detach().cpu(), target.long().cpu()
+    logits = logits.float() if logits.element_size() < 4 else logits
+    probabilities = logits.softmax(1)
+    predictions = logits.argmax(1)
+    confusion = torch.bincount(target * c + predictions, minlength=c * c).reshape(c, c)
+    scores = precision_recall_fscore_support(target, predictions, labels=range(c), zero_division=0.0)
+    per_class = pd.DataFrame(dict(zip(("precision", "recall", "f1", "support"), scores, strict=True)), index=names)
+    point = {name: float(value) for name, value in _scores(confusion[None].double()).items()}
+    right = int((predictions == target).sum())
+    return Evaluation(
+        **point,
+        intervals={"accuracy": wilson_interval(right, n)} | _bootstrap_intervals(confusion),
+        nll=float(F.cross_entropy(logits, target)),
+        ece=expected_calibration_error(probabilities, target),
+        per_class=per_class,
+        confusion_matrix=confusion,
+        predictions=predictions,
+        probabilities=probabilities,
+        target=target,
+        class_names=names,
+    )
+
+
+def _scores(confusion: Tensor) -> dict[str, Tensor]:
+    """Accuracy and macro precision, recall and F1 of confusion matrices (R, C, C), each (R,)."""
+    hits = confusion.diagonal(dim1=1, dim2=2)  # (R, C)
+    true, predicted = confusion.sum(2), confusion.sum(1)
+    occurs = (true + predicted) > 0
+
+    def macro(share: Tensor) -> Tensor:
+        return (share * occurs).sum(1) / occurs.sum(1)
+
+    return {
+        "accuracy": hits.sum(1) / true.sum(1),
+        "precision": macro(hits / predicted.clamp(min=1)),
+        "recall": macro(hits / true.clamp(min=1)),
+        "f1": macro(2 * hits / (true + predicted).clamp(min=1)),
+    }
+
+
+def _bootstrap_intervals(confusion: Tensor, *, resamples: int = 1000) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of the macro scores.
+
+    To draw N pictures with replacement is to draw N cells of the confusion matrix, so no picture is looked at again.
+    """
+    import numpy as np
+
+    c = len(confusion)
+    shares = confusion.flatten().double() / confusion.sum()
+    drawn = np.random.default_rng(0).multinomial(int(confusion.sum()), shares.numpy(), size=resamples)
+    scores = _scores(torch.from_numpy(drawn).reshape(resamples, c, c).double())
+    del scores["accuracy"]
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    return {name: tuple(values.quantile(ends).tolist()) for name, values in scores.items()}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PictureReadings(Result):
+    """A model's opinion on a few pictures.
+
+    Attributes:
+        index: int64 (M,), which pictures.
+        target: int64 (M,), their true classes.
+        labels, confidence: (M,), the decision and its probability.
+        topk_labels, topk_confidence: (M, k), the k most probable classes, best first.
+        class_names: C names.
+    """
+
+    index: Tensor
+    target: Tensor
+    labels: Tensor
+    confidence: Tensor
+    topk_labels: Tensor
+    topk_confidence: Tensor
+    class_names: tuple[str, ...]
+
+    per_sample: ClassVar = ("index", "target", "labels", "confidence", "topk_labels", "topk_confidence")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a picture: its number, its true class, and the most probable classes in words."""
+        import pandas as pd
+
+        rows = []
+        for i, target, labels, confidence in zip(
+            self.index.tolist(), self.target.tolist(), self.topk_labels.tolist(), self.topk_confidence, strict=True
+        ):
+            words = [f"{self.class_names[k]} {p:.0%}" for k, p in zip(labels, confidence, strict=True)]
+            places = dict(zip(("first", "second", "third"), words, strict=False))
+            rows.append({"picture": i, "true": self.class_names[target], **places, "right": labels[0] == target})
+        return pd.DataFrame(rows)
+
+
+def interpret_model_outputs(
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    class_names: Sequence[str] | None = None,
+    *,
+    num_samples: int = 6,
+    worst_first: bool = False,
+    seed: int | None = 0,
+    normalization: Normalization | None = None,
+) -> PictureReadings:
+    """What the model says about a few pictures: its three most probable classes, with their probabilities.
+
+    Args:
+        model, images, normalization: as in `predict_logits`.
+        target: int64 (N,), true classes.
+        class_names: C names; None numbers the classes.
+        num_samples: how many pictures; all, if there are fewer.
+        worst_first: the pictures whose true class got the least probability, worst first; otherwise a random choice.
+        seed: of that choice.
+    """
+    check_count(num_samples, "num_samples")
+    check_tensor(images, "images", ndim=4, floating=isinstance(images, Tensor) and images.is_floating_point())
+    # The worst ones are known only when all were read; of a random choice no others need to be.
+    everything = torch.arange(len(images))
+    chosen = everything if worst_first else torch.randperm(len(images), generator=make_generator(seed))[:num_samples]
+    logits = predict_logits(model, images[chosen.to(images.device)], normalization=normalization).cpu()
+    target = check_labels(target, "target", num_samples=len(images), num_classes=logits.shape[1]).long().cpu()
+    names = check_class_names(class_names, logits.shape[1]) or tuple(map(str, range(logits.shape[1])))
+    if worst_first:
+        loss = F.cross_entropy(logits, target, reduction="none")
+        chosen = loss.argsort(descending=True, stable=True)[:num_samples]
+        logits = logits[chosen]
+    index = chosen
+    read = interpret_classification_output(logits, names, top_k=min(3, len(names)))
+    return PictureReadings(
+        index, target[index], read.labels, read.confidence, read.topk_labels, read.topk_confidence, names
+    )
+
+
+class FlipAverage(nn.Module):
+    """A classifier that looks at each picture and at its mirror image, and returns the mean of the logits.
+
+    A form of test-time augmentation. It costs a second pass, and is named wherever a figure was made with it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = check_model(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) → logits (N, C)."""
+        return (output_tensor(self.model(x)) + output_tensor(self.model(x.flip(3)))) / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A classifier before and after temperature scaling.
+
+    Attributes:
+        model: the calibrated classifier: the given one, its logits divided by the temperature. Use this one from now
+            on: a temperature that is fitted and not applied changes nothing (E31).
+        temperature: fitted on the validation pictures; above 1 for an over-confident network.
+        before, after: `Evaluation`s on the test pictures.
+    """
+
+    model: nn.Module
+    temperature: float
+    before: Evaluation
+    after: Evaluation
+
+    def __repr__(self) -> str:
+        ece, nll = ((getattr(self.before, name), getattr(self.after, name)) for name in ("ece", "nll"))
+        return (
+            f"Calibration(temperature {self.temperature:.3f}; on the test pictures ece {ece[0]:.3f} → {ece[1]:.3f}, "
+            f"nll {nll[0]:.3f} → {nll[1]:.3f})"
+        )
+
+
+def calibrate_model(model: nn.Module, data: ImageData) -> Calibration:
+    """Fit a temperature on the validation pictures, apply it, and report the test pictures before and after.
+
+    The predicted classes stay the same: dividing logits by one number keeps their order.
+
+    Args:
+        model: normalised pictures → logits (N, C). It is not changed; `.model` of the result shares its parameters.
+        data: from `load_cifar10`; normalised with its statistics.
+    """
+    check_data(data)
+    statistics = data.mean, data.std
+    logits = predict_logits(model, data.validation.images, normalization=statistics)
+    scaler = temperature_scaling(logits, data.validation.target)
+    test = predict_logits(model, data.test.images, normalization=statistics)
+    before, after = (evaluate_logits(z, data.test.target, data.class_names) for z in (test, scaler(test)))
+    return Calibration(_Calibrated(model, scaler), float(scaler.temperature), before, after)
+
+
+class _Calibrated(nn.Module):
+    """A classifier whose logits are divided by a temperature."""
+
+    def __init__(self, model: nn.Module, scaler: TemperatureScaler) -> None:
+        super().__init__()
+        self.model, self.scaler = model, scaler
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaler(output_tensor(self.model(x)))

@@ -1,0 +1,216 @@
+"""A report about a trained classifier: one HTML page that holds all its figures, and the numbers as JSON."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.advanced import grad_cam, integrated_gradients, visualize_attributions
+from course_utils.capstone.evaluation import calibrate_model, interpret_model_outputs
+from course_utils.capstone.models import PictureClassifier
+from course_utils.capstone.pictures import check_data, normalize
+from course_utils.capstone.plotting import (
+    plot_readings,
+    plot_robustness,
+    plot_training,
+    visualize_results,
+)
+from course_utils.capstone.robustness import measure_robustness
+from course_utils.capstone.training import TrainingHistory
+from course_utils.data import ImageData
+from course_utils.foundation.arguments import check_count
+from course_utils.foundation.evaluation import check_model
+from course_utils.foundation.files import write_atomically
+from course_utils.optimization import plot_risk_coverage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_PACKAGES = ("torch", "torchvision", "scikit-learn", "numpy", "matplotlib")
+_NOTES = {
+    "training": "Loss and validation accuracy after each epoch. The training loss is of augmented pictures in train "
+    "mode, so it is not comparable with the validation loss.",
+    "predictions": "The first test pictures: the true class, and below it what the model says and how sure it is.",
+    "worst_mistakes": "The test pictures whose true class got the least probability.",
+    "confusion_matrix": "Rows are true classes. Colour shows mistakes only.",
+    "metrics": "Recall and precision of each class with 95 % intervals, the hardest class at the bottom.",
+    "reliability": "Accuracy against confidence, before and after temperature scaling.",
+    "risk_coverage": "The error that remains if only the most confident answers are given.",
+    "robustness": "Accuracy under PGD attacks of growing strength; an upper bound, since stronger attacks may exist.",
+    "grad_cam": "Where the last features that decided for the predicted class lie.",
+    "integrated_gradients": "Which pixels spoke for the predicted class (orange) and against it (violet), compared "
+    "with a picture of the mean colour.",
+}
+
+
+def write_report(
+    model: nn.Module,
+    data: ImageData,
+    folder: str | os.PathLike,
+    *,
+    history: TrainingHistory | None = None,
+    run: Mapping[str, Any] | None = None,
+    attacked_pictures: int = 200,
+    attack_steps: int = 10,
+) -> dict[str, Any]:
+    """Evaluate, calibrate, attack and explain a classifier, and write what came out.
+
+    The folder gets `report.html` (one page that holds its figures), each figure as a PNG, `metrics.json` and `run.json`
+    (versions, machine, settings). A folder that holds a report already is refused.
+
+    Args:
+        model: normalised pictures → logits (N, C).
+        data: from `load_cifar10`.
+        folder: is made if it does not exist.
+        history: of the training, for its curves.
+        run: settings to keep in run.json.
+        attacked_pictures, attack_steps: of `measure_robustness`.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        FileExistsError: the folder holds a report.
+    """
+    check_model(model)
+    check_data(data)
+    check_count(attacked_pictures, "attacked_pictures")
+    folder = Path(folder)
+    if (folder / "metrics.json").exists():
+        raise FileExistsError(f"{folder} holds a report already, and it is not overwritten; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    calibration = calibrate_model(model, data)
+    before, after = calibration.before, calibration.after
+    curve = measure_robustness(calibration.model, data, num_samples=attacked_pictures, steps=attack_steps)
+    worst = interpret_model_outputs(
+        calibration.model, data.test.images, data.test.target, data.class_names,
+        num_samples=12, worst_first=True, normalization=(data.mean, data.std),
+    )  # fmt: skip
+    figures = {"training": plot_training(history)} if history is not None and len(history) else {}
+    figures |= visualize_results(before, data.test.images, calibrated=after)
+    figures["worst_mistakes"] = plot_readings(worst, data.test.images)
+    figures["risk_coverage"] = plot_risk_coverage({"calibrated model": after.risk_coverage()})
+    figures["robustness"] = plot_robustness({"the model": curve})
+    figures |= _explanations(model, data, before.predictions)
+
+    metrics = {
+        "data": data.name,
+        "as_trained": before.metrics(),
+        "calibrated": after.metrics() | {"temperature": calibration.temperature},
+        "robustness": {"num_samples": curve.num_samples} | {n: getattr(curve, n).tolist() for n in curve.per_sample},
+    }
+    pngs = {name: figure._repr_png_() for name, figure in figures.items()}
+    record = run_record() | {"training": _training_record(history)} | dict(run or {})
+    for name, png in pngs.items():
+        write_atomically(folder / f"{name}.png", lambda file, png=png: file.write(png))
+    page = _page(model, data, metrics, record, before.per_class, pngs)
+    _write_text(folder / "report.html", page)
+    _write_text(folder / "run.json", json.dumps(record, indent=2, default=str))
+    _write_text(folder / "metrics.json", json.dumps(metrics, indent=2))  # the last one: it marks a finished report
+    return metrics
+
+
+def run_record() -> dict[str, Any]:
+    """Versions and machine, without names of people, hosts or folders."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "cpu_instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _training_record(history: TrainingHistory | None) -> dict[str, Any] | None:
+    if history is None:
+        return None
+    return {
+        "epochs": len(history),
+        "seconds": round(float(history.seconds.sum()), 1),
+        "precision": history.precision,
+        "seed": history.seed,
+        "interrupted": history.interrupted,
+    }
+
+
+def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, pictures: int = 6) -> dict[str, Figure]:
+    """Grad-CAM and integrated gradients for three right and three wrong predictions, as far as there are any."""
+    right = predictions == data.test.target
+    index = torch.cat([torch.nonzero(kind)[: pictures // 2, 0] for kind in (right, ~right)])
+    device = next(parameter.device for parameter in model.parameters())
+    x = normalize(data.test.images[index], data.mean, data.std).to(device)
+    said = predictions[index].to(device)
+    shown = data.test.images[index] / 255
+    names = [f"{'✓' if right[i] else '✗'} {data.class_names[predictions[i]]}" for i in index.tolist()]
+    attributions = integrated_gradients(model, x, said)  # the baseline 0 is the mean colour of normalised pictures
+    figures = {"integrated_gradients": visualize_attributions(shown, attributions.cpu(), titles=names)}
+    if isinstance(model, PictureClassifier):
+        cam = grad_cam(model, x, model.cam_layer, said)
+        figures = {"grad_cam": visualize_attributions(shown, cam.cpu(), titles=names)} | figures
+    return figures
+
+
+def _page(
+    model: nn.Module,
+    data: ImageData,
+    metrics: Mapping[str, Any],
+    record: Mapping[str, Any],
+    per_class: pd.DataFrame,
+    pngs: Mapping[str, bytes],
+) -> str:
+    """One HTML page that needs no other file."""
+    before, after = metrics["as_trained"], metrics["calibrated"]
+    notice = "" if data.name == "cifar10" else "<p class=notice>These are generated shapes, <b>not CIFAR-10</b>.</p>"
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{before[name]:.4f}</td><td>{after[name]:.4f}</td>"
+        f"<td>{_interval(before, name)}</td></tr>"
+        for name in ("accuracy", "precision", "recall", "f1", "nll", "ece")
+    )
+    parts = "".join(
+        f"<h2>{name.replace('_', ' ').capitalize()}</h2><p>{html.escape(_NOTES[name])}</p>"
+        f"<img alt='{html.escape(_NOTES[name], quote=True)}' "
+        f"src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+        for name, png in pngs.items()
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Report: {html.escape(type(model).__name__)} on {data.name}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.45 }}
+img {{ max-width: 100% }} table {{ border-collapse: collapse; margin: 1rem 0 }}
+th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ccc; text-align: right }} th {{ text-align: left }}
+.notice {{ background: #fde9d9; padding: .6rem }} pre {{ background: #f5f5f5; padding: .8rem; overflow-x: auto }}
+</style>
+<h1>{html.escape(type(model).__name__)} on {data.name}</h1>{notice}
+<p>{parameters:,} parameters; trained on {len(data.train):,} pictures, calibrated on {len(data.validation):,}, measured
+on {len(data.test):,} that it had not seen. Temperature {after["temperature"]:.3f}.</p>
+<table><tr><th></th><th>as trained</th><th>calibrated</th><th>95 % interval, as trained</th></tr>{rows}</table>
+{per_class.round(3).to_html(border=0)}
+{parts}
+<h2>The run</h2><pre>{html.escape(json.dumps(record, indent=2, default=str))}</pre>
+</html>
+"""
+
+
+def _interval(metrics: Mapping[str, Any], name: str) -> str:
+    if name not in metrics["intervals"]:
+        return ""
+    low, high = metrics["intervals"][name]
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))

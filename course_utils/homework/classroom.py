@@ -1,0 +1,206 @@
+"""A class's submissions in one table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from course_utils.foundation.arguments import check_count, check_number
+from course_utils.foundation.plotting import PALETTE, course_style, finish, new_figure
+from course_utils.homework.comparison import Comparison
+from course_utils.homework.fairness import requirements
+from course_utils.homework.files import write_new
+from course_utils.homework.plotting import UNITS
+from course_utils.homework.statistics import t_interval
+from course_utils.homework.submission import check_submission
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    *("file", "name", "data", "metric", "settings", "seeds", "best_setting", "validation", "test", "optimism"),
+    *("effect", "tied_with_best", "unmet_requirements"),
+)
+MAX_FILES = 2_000
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassReport:
+    """What a class handed in.
+
+    Attributes:
+        table: one row a submission that is in order: file, name (of the author, if given), data, metric, settings and
+            seeds (their numbers), best_setting, its validation and test figures and optimism, effect (best minus worst
+            setting on validation, without those that diverge), tied_with_best (how many others cannot be told apart
+            from the best), unmet_requirements.
+        problems: file → what is wrong with it.
+        comparisons: file → its comparison, for the files of the table.
+    """
+
+    table: pd.DataFrame
+    problems: Mapping[str, tuple[str, ...]]
+    comparisons: Mapping[str, Comparison]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __repr__(self) -> str:
+        return f"ClassReport({len(self.table)} submissions, {len(self.problems)} files with problems)"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.table.round(4).to_html(index=False)}"
+
+    def plot_best(self, *, save_path: str | os.PathLike | None = None) -> Figure:
+        """Everybody's best setting: its mean on validation (circle) and on test (diamond), one panel a kind of task."""
+        return _plot_class(self, _draw_best, "Everybody's best setting", "", save_path)
+
+    def plot_effects(self, *, save_path: str | os.PathLike | None = None) -> Figure:
+        """How much the settings matter: everybody's best minus worst setting, paired by seed, with 95 % t-intervals."""
+        return _plot_class(self, _draw_effect, "Best minus worst setting, validation", "difference of ", save_path)
+
+    def plot_seeds(self, *, save_path: str | os.PathLike | None = None) -> Figure:
+        """How much the seeds matter: every run of everybody's best setting, on validation."""
+        return _plot_class(self, _draw_seeds, "Runs of the best setting, validation", "", save_path)
+
+    def report(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write one HTML page that needs no other file.
+
+        Raises:
+            FileExistsError: `path` holds something else, and `overwrite` is False.
+        """
+        from course_utils.homework.pages import class_page
+
+        write_new(path, class_page(self).encode(), overwrite=overwrite)
+
+    def to_csv(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write the table, and below it the files with problems, as CSV in UTF-8.
+
+        Raises:
+            FileExistsError: `path` holds something else, and `overwrite` is False.
+        """
+        bad = pd.DataFrame({"file": list(self.problems), "problems": ["; ".join(p) for p in self.problems.values()]})
+        table = pd.concat([self.table, bad], ignore_index=True) if len(bad) else self.table
+        # Spreadsheets run what begins with one of these signs as a formula, and names are written by others.
+        safe = table.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t")) else v)
+        write_new(path, safe.to_csv(index=False).encode("utf-8-sig"), overwrite=overwrite)
+
+
+def collect_class(
+    folder: str | os.PathLike, *, rerun: int = 0, tolerance: float = 1e-3, seed: int | None = None
+) -> ClassReport:
+    """Read all `*.json` files of a folder as submissions. Bad ones are listed with their problems.
+
+    Args:
+        folder: with the files; folders inside it are not entered.
+        rerun, tolerance, seed: as for `validate_submission`. By default nothing is run again, which takes a second
+            for thirty files.
+
+    Raises:
+        NotADirectoryError: no such folder.
+        ValueError: it has no *.json file.
+    """
+    check_count(rerun, "rerun", minimum=0)
+    check_number(tolerance, "tolerance", above=0)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is no folder")
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise ValueError(f"{folder} has no *.json file")
+    if len(paths) > MAX_FILES:
+        raise ValueError(f"{folder} has {len(paths):,} *.json files, and more than {MAX_FILES:,} are no class")
+    rows, problems, comparisons = [], {}, {}
+    for path in paths:
+        verdict, comparison = check_submission(path, rerun=rerun, tolerance=tolerance, seed=seed)
+        if verdict.ok:
+            comparisons[path.name] = comparison
+            rows.append(_row(path.name, comparison))
+        else:
+            problems[path.name] = verdict.problems
+    return ClassReport(pd.DataFrame(rows, columns=COLUMNS), problems, comparisons)
+
+
+def _row(file: str, comparison: Comparison) -> dict[str, object]:
+    best = comparison.best()
+    return {
+        "file": file,
+        "name": comparison.author or "",
+        "data": comparison.data,
+        "metric": comparison.metric,
+        "settings": len(comparison.settings),
+        "seeds": len(comparison.seeds),
+        "best_setting": comparison.label(best.setting),
+        "validation": best.validation,
+        "test": best.test,
+        "optimism": best.optimism,
+        "effect": float(_paired_effect(comparison).mean()),
+        "tied_with_best": len(best.tied),
+        "unmet_requirements": "; ".join(requirements(comparison)),
+    }
+
+
+def _paired_effect(comparison: Comparison) -> np.ndarray:
+    """Best minus worst setting on validation, for each seed; settings that diverge are left out."""
+    table, values = comparison.summary(), comparison.matrix()
+    ranked = table["setting"][table["diverged"] == table["diverged"][0]]
+    return values[ranked.iloc[0]] - values[ranked.iloc[-1]]
+
+
+Draw = Callable[["Axes", int, Comparison], None]
+
+
+@course_style()
+def _plot_class(
+    report: ClassReport, draw: Draw, title: str, quantity: str, save_path: str | os.PathLike | None
+) -> Figure:
+    """One panel for each data set and metric, one row for each submission."""
+    if not len(report.table):
+        raise ValueError("there is no submission in order, so there is nothing to draw")
+    kinds = list(report.table.groupby(["data", "metric"], sort=True))
+    heights = [1.0 + 0.3 * len(rows) for _, rows in kinds]
+    figure, axes = new_figure(len(kinds), 1, size=(8.0, sum(heights) + 0.4), height_ratios=heights)
+    for ax, ((data, metric), rows) in zip(axes, kinds, strict=True):
+        for place, row in enumerate(rows.itertuples()):
+            draw(ax, place, report.comparisons[row.file])
+        names = [_short(row.name or row.file) for row in rows.itertuples()]
+        ax.set_yticks(range(len(rows)), names, fontsize=9, parse_math=False)
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.grid(axis="y", visible=False)
+        ax.set(title=f"{title}: {data}", xlabel=quantity + UNITS[metric])
+        if ax.get_legend_handles_labels()[0]:
+            handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each label once
+            ax.legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1, 1))
+    return finish(figure, save_path)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 28 else f"{text[:27]}…"
+
+
+def _draw_best(ax: Axes, place: int, comparison: Comparison) -> None:
+    best = comparison.best()
+    ax.plot([best.validation, best.test], [place, place], color="#999999", linewidth=1.5)
+    ax.plot(best.validation, place, "o", color=PALETTE[0], label="validation")
+    ax.plot(best.test, place, "D", color=PALETTE[1], label="test", markersize=6)
+
+
+def _draw_effect(ax: Axes, place: int, comparison: Comparison) -> None:
+    effect = _paired_effect(comparison)
+    ax.axvline(0, color="black", linewidth=1)
+    ax.plot(t_interval(effect), [place, place], color=PALETTE[0], linewidth=2)
+    ax.plot(effect.mean(), place, "o", color=PALETTE[0])
+
+
+def _draw_seeds(ax: Axes, place: int, comparison: Comparison) -> None:
+    values = comparison.matrix()[comparison.best().setting]
+    values = values[np.isfinite(values)]
+    ax.scatter(values, place + np.linspace(-0.2, 0.2, len(values)), s=14, color=PALETTE[0], alpha=0.6, linewidth=0)
+    if len(values):
+        ax.plot(values.mean(), place, "D", color="black", markersize=5)

@@ -1,0 +1,171 @@
+"""One run after another, with autograd and torch.optim: the plain version, which the batched engine has to equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.foundation.arguments import check_count, check_labels, check_tensor, describe_value
+from course_utils.foundation.results import Result
+from course_utils.homework.networks import Parameters, initial_parameters
+from course_utils.homework.randomness import (
+    draw_words,
+    dropout_levels,
+    keep_from,
+    keep_scale,
+    run_generator,
+    words_per_epoch,
+)
+from course_utils.homework.settings import Setting
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainedRun(Result):
+    """What training one network leaves.
+
+    Attributes:
+        losses: float64 (epochs,). The loss of an epoch is the mean over its batches, weighted by their size, of the
+            cross-entropy before the batch's step, dropout active, in nats per sample. With the full batch that is the
+            training loss before the epoch's only step.
+        parameters: the weight (out, in) and bias (out,) of each layer after the last step.
+    """
+
+    losses: Tensor
+    parameters: Parameters
+
+    per_sample: ClassVar = ("losses",)
+
+
+def train_sequentially(setting: Setting, seed: int, x: Tensor, y: Tensor, num_classes: int) -> TrainedRun:
+    """Train one network on (x, y). A run that diverges goes on with an infinite or NaN loss.
+
+    Args:
+        setting: the hyperparameters.
+        seed: of the first weights, the order of the samples and the dropout masks, from 0 to 2**32 − 1.
+        x: (N, D) inputs.
+        y: (N,) class indices.
+        num_classes: C, at least 2.
+
+    Raises:
+        TypeError, ValueError: tensors of the wrong type or shape, labels out of range, a seed out of range.
+
+    >>> x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1])
+    >>> len(train_sequentially(Setting(epochs=3), 0, x, y, 2))
+    3
+    """
+    check_training_data(x, y, num_classes, ndim=2)
+    x, y, num_samples = x.detach(), y.long(), len(x)
+
+    network = Network(initial_parameters(setting, seed, x.shape[1], num_classes, x.dtype), setting.activation)
+    optimizer = make_optimizer(setting, network)
+    masks = dropout_masks(setting, seed, num_samples, x.dtype)
+    order_generator = run_generator(seed, "order")
+    losses = []
+    with torch.enable_grad():
+        for mask in islice(masks, setting.epochs):
+            total = 0.0
+            for positions, rows in batches(num_samples, setting.batch_size, order_generator):
+                batch_mask = None if mask is None else mask[positions]
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(x[rows], batch_mask), y[rows])
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * (positions.stop - positions.start)
+            losses.append(total / num_samples)
+    curve = torch.tensor(losses, dtype=torch.float64)
+    return TrainedRun(curve, [(layer.weight.detach(), layer.bias.detach()) for layer in network.layers])
+
+
+def check_training_data(x: Tensor, y: Tensor, num_classes: int, *, ndim: int | tuple[int, ...]) -> None:
+    """Raise unless x is (…, N, D) with float32 or float64 on the CPU, and y (…, N) with classes 0 … C−1."""
+    check_count(num_classes, "num_classes", minimum=2)
+    check_tensor(x, "x", ndim=ndim)
+    check_tensor(y, "y", ndim=x.ndim - 1, floating=False)
+    if x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu":
+        raise ValueError(f"x must be float32 or float64 on the CPU, but is {describe_value(x)} on {x.device}")
+    if y.shape != x.shape[:-1]:
+        raise ValueError(f"y must have the shape {tuple(x.shape[:-1])}, one label a sample, but has {tuple(y.shape)}")
+    check_labels(y.flatten(), "y", num_samples=y.numel(), num_classes=num_classes)
+
+
+class Network(nn.Module):
+    """Linear layers with an activation and dropout after each but the last. The caller draws the dropout masks."""
+
+    def __init__(self, parameters: Parameters, activation: str) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.layers = nn.ModuleList()
+        for weight, bias in parameters:
+            # skip_init: the layer draws no weights of its own, which would come from the global random state.
+            layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
+            layer.weight.data, layer.bias.data = weight, bias
+            self.layers.append(layer)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, D) → logits (N, C). mask: (N, H₁ + H₂ + …), 0 for the units that are off; None: no dropout."""
+        *hidden_layers, last_layer = self.layers
+        start = 0
+        for layer in hidden_layers:
+            x = self.activation(layer(x))
+            if mask is not None:
+                x = x * mask[:, start : start + layer.out_features]
+                start += layer.out_features
+        return last_layer(x)
+
+
+def make_optimizer(setting: Setting, network: nn.Module) -> torch.optim.Optimizer:
+    parameters, lr, weight_decay = network.parameters(), setting.lr, setting.weight_decay
+    if setting.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=weight_decay)
+    if setting.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    momentum = 0.0 if setting.optimizer == "sgd" else MOMENTUM
+    nesterov = setting.optimizer == "nesterov"
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+
+def batches(
+    num_samples: int, batch_size: int | None, generator: torch.Generator
+) -> Iterator[tuple[slice, slice | Tensor]]:
+    """One epoch: for each batch its positions in the epoch, and the rows of x that stand there."""
+    if batch_size is None or batch_size >= num_samples:
+        everything = slice(0, num_samples)
+        yield everything, everything
+        return
+    order = torch.randperm(num_samples, generator=generator)
+    for start in range(0, num_samples, batch_size):
+        positions = slice(start, min(start + batch_size, num_samples))
+        yield positions, order[positions]
+
+
+def dropout_masks(setting: Setting, seed: int, num_samples: int, dtype: torch.dtype) -> Iterator[Tensor | None]:
+    """For each epoch a mask (N, H₁ + H₂ + …): 0 for what is off, 1 / P(kept) for what is on. None: no dropout.
+
+    A mask belongs to a position in the epoch's order.
+    """
+    if setting.dropout == 0:
+        while True:
+            yield None
+    num_units, levels = sum(setting.hidden_features), dropout_levels(setting.dropout)
+    words = torch.empty(words_per_epoch(num_units, num_samples), dtype=torch.int16)
+    generator = run_generator(seed, "dropout")
+    while True:
+        draw_words(words, generator)
+        by_unit = words[: num_units * num_samples].view(num_units, num_samples)
+        yield (by_unit >= keep_from(levels)).T.to(dtype) * keep_scale(levels)

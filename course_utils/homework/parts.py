@@ -1,0 +1,119 @@
+"""The data of a comparison in parts: a test part that is the same for all runs, and each seed's own validation part."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from course_utils.data import load_split
+from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value
+
+DATA = ("iris", "digits", "breast_cancer")
+VALIDATIONS = ("holdout", "repeated_kfold")
+PARTS = ("train", "validation", "test")
+TEST_SIZE, TEST_SEED = 0.2, 42  # those of the iris lesson
+VALIDATION_SIZE = 0.25  # of the rest: 60 % train, 20 % validation, 20 % test
+FOLDS = 5
+MIN_PER_CLASS = 10  # so that each class is in every part
+
+Fold = dict[str, tuple[Tensor, Tensor]]  # "train", "validation", "test" → x (N, D) standardised, y (N,)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A data set whose test part is set aside, and the way to validate.
+
+    Attributes:
+        name: of the data set; None for the caller's own.
+        x, y: (N, D) and (N,), what is left for training and validation, in the data's own units.
+        x_test, y_test: the test part.
+        num_classes: C.
+        validation: "holdout" or "repeated_kfold".
+        digest: SHA-256 of all of the data.
+    """
+
+    name: str | None
+    x: np.ndarray
+    y: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    num_classes: int
+    validation: str
+    digest: str
+
+    def folds(self, seed: int) -> list[Fold]:
+        """The parts of one seed: one fold for "holdout", five for "repeated_kfold"; both stratified."""
+        from sklearn.model_selection import StratifiedKFold, train_test_split
+
+        if self.validation == "holdout":
+            rows = np.arange(len(self.y))
+            parts = [train_test_split(rows, test_size=VALIDATION_SIZE, random_state=seed, stratify=self.y)]
+        else:
+            parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(self.x, self.y)
+        return [self._fold(train, validation) for train, validation in parts]
+
+    def _fold(self, train: np.ndarray, validation: np.ndarray) -> Fold:
+        # Only the training part may tell mean and spread: those of the other parts are not ours to know.
+        mean, std = self.x[train].mean(0, dtype=np.float64), self.x[train].std(0, dtype=np.float64)
+        std[std == 0] = 1
+        parts = (self.x[train], self.y[train]), (self.x[validation], self.y[validation]), (self.x_test, self.y_test)
+        return {
+            name: (torch.from_numpy(((x - mean) / std).astype(self.x.dtype)), torch.tensor(y))
+            for name, (x, y) in zip(PARTS, parts, strict=True)
+        }
+
+
+def load_task(data: Any, validation: str) -> Task:
+    """Load and split. The test part is the same whatever the seeds.
+
+    Raises:
+        TypeError, ValueError: an unknown name, or x and y that are no classification data.
+    """
+    check_choice(validation, "validation", VALIDATIONS)
+    if isinstance(data, str):
+        check_choice(data, "data", DATA)
+        split = load_split(data, test_size=TEST_SIZE, seed=TEST_SEED, scaling="none")
+        parts = [part.numpy() for part in (split.x_train, split.y_train, split.x_test, split.y_test)]
+    elif isinstance(data, (tuple, list)) and len(data) == 2:
+        parts = _split_own_data(*data)
+    else:
+        names = ", ".join(map(repr, DATA))
+        raise TypeError(f"data must be one of {names}, or a pair (x, y), but is {describe_value(data)}")
+    name = data if isinstance(data, str) else None
+    return Task(name, *parts, num_classes=int(parts[1].max()) + 1, validation=validation, digest=_digest(parts))
+
+
+def _split_own_data(x: Any, y: Any) -> list[np.ndarray]:
+    """x_train, y_train, x_test, y_test."""
+    from sklearn.model_selection import train_test_split
+
+    x, y = (torch.as_tensor(value) if isinstance(value, np.ndarray) else value for value in (x, y))
+    check_tensor(x, "x", ndim=2)
+    check_tensor(y, "y", ndim=1, floating=False)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x must be float32 or float64, but is {describe_value(x)}; convert it with .float()")
+    x, y = x.detach().cpu().numpy(), y.detach().cpu().long()
+    check_labels(y, "y", num_samples=len(x), num_classes=max(2, len(y)))
+    counts = torch.bincount(y).tolist()
+    if len(counts) < 2 or min(counts) < MIN_PER_CLASS:
+        raise ValueError(
+            f"y must hold at least {MIN_PER_CLASS} samples of each of the classes 0 to C − 1, C ≥ 2, so that every "
+            f"part gets some, but their numbers are {counts[:20]}"
+        )
+    y = y.numpy()
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=TEST_SIZE, random_state=TEST_SEED, stratify=y)
+    return [x_train, y_train, x_test, y_test]
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    """SHA-256 of arrays: their types, shapes and values."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype.str} {array.shape} ".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()

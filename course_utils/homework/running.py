@@ -1,0 +1,262 @@
+"""The runs of a comparison: cut into jobs, spread by joblib, trained by one of the engines, and measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from course_utils import __version__
+from course_utils.homework.batched import can_be_batched, plan_chunks, train_batched
+from course_utils.homework.loop import Network, TrainedRun, train_sequentially
+from course_utils.homework.measuring import measure
+from course_utils.homework.parts import PARTS, Fold, Task
+from course_utils.homework.settings import Setting
+
+ENGINES = ("auto", "batched", "loop")
+# Fewer runs at once would be slower; more would leave a second core idle and a log without news.
+RUNS_PER_JOB = 100
+# From this many numbers in a training part on, a seed's runs share one copy of it, which is twice as fast on the
+# digits. Below, all seeds train together, each run with its own copy.
+SHARED_FROM = 20_000
+MAX_LOGGED = 100  # epochs of a curve
+MAX_TEXT = 300  # characters of a version text
+_PACKAGES = ("torch", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A run to do: the setting's number in the grid, the setting, the seed."""
+
+    number: int
+    setting: Setting
+    seed: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run.
+
+    Attributes:
+        setting: its number in the grid.
+        seed: of the run.
+        train, validation, test: the metric on each part, in eval mode; NaN for a loss that is not finite.
+        diverged: is the network's loss or one of its outputs no finite number any more?
+        seconds: wall time; for runs trained together an equal share.
+        versions: of Python and the packages.
+        losses: the training loss at the epochs of `logged_epochs`, to 7 digits; NaN where not finite.
+    """
+
+    setting: int
+    seed: int
+    train: float
+    validation: float
+    test: float
+    diverged: bool
+    seconds: float
+    versions: str
+    losses: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; NaN becomes null."""
+        plain = {name: _null_for_nan(getattr(self, name)) for name in self.__dataclass_fields__}
+        return plain | {"losses": [_null_for_nan(loss) for loss in self.losses]}
+
+    @classmethod
+    def from_json(cls, plain: Any) -> RunRecord:
+        """The reverse of `to_json`.
+
+        Raises:
+            ValueError: what is wrong with `plain`, which may come from anywhere.
+        """
+        names = list(cls.__dataclass_fields__)
+        if not isinstance(plain, dict) or set(plain) != set(names):
+            raise ValueError(f"a run must have exactly the keys {', '.join(names)}")
+        for name in ("setting", "seed"):
+            if not is_whole(plain[name]) or plain[name] < 0:
+                raise ValueError(f"a run's {name} must be a whole number ≥ 0, but is {brief(plain[name])}")
+        for name in PARTS:
+            if plain[name] is not None and not is_number(plain[name]):
+                raise ValueError(f"a run's {name} must be a number or null, but is {brief(plain[name])}")
+        if not isinstance(plain["diverged"], bool):
+            raise ValueError(f"a run's diverged must be true or false, but is {brief(plain['diverged'])}")
+        if not is_number(plain["seconds"]) or plain["seconds"] < 0:
+            raise ValueError(f"a run's seconds must be a number ≥ 0, but are {brief(plain['seconds'])}")
+        if not isinstance(plain["versions"], str) or not 0 < len(plain["versions"]) <= MAX_TEXT:
+            raise ValueError("a run's versions are missing")
+        if not isinstance(plain["losses"], list) or not all(v is None or is_number(v) for v in plain["losses"]):
+            raise ValueError("a run's losses must be a list of numbers or nulls")
+        figures = {name: _nan_for_null(plain[name]) for name in (*PARTS, "seconds")}
+        return cls(**(plain | figures | {"losses": tuple(map(_nan_for_null, plain["losses"]))}))
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    # The limit refuses infinities, and whole numbers that no float64 can hold.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def brief(value: Any) -> str:
+    """A foreign value in a message, cut to a sensible length."""
+    text = (
+        repr(value) if isinstance(value, (str, float, bool, type(None))) or is_number(value) else type(value).__name__
+    )
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _null_for_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _nan_for_null(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def logged_epochs(epochs: int) -> list[int]:
+    """The epochs of a curve, counted from 1: all of them, or 100 evenly spread from the first to the last.
+
+    >>> logged_epochs(3), len(logged_epochs(20_000)), logged_epochs(20_000)[-2:]
+    ([1, 2, 3], 100, [19798, 20000])
+    """
+    if epochs <= MAX_LOGGED:
+        return list(range(1, epochs + 1))
+    return [1 + round(i * (epochs - 1) / (MAX_LOGGED - 1)) for i in range(MAX_LOGGED)]
+
+
+@cache
+def versions() -> str:
+    """Of Python, this package and what it computes with."""
+    packages = (f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return ", ".join((f"course_utils {__version__}", f"python {platform.python_version()}", *packages))
+
+
+def is_batched(setting: Setting, engine: str) -> bool:
+    return engine == "batched" or (engine == "auto" and can_be_batched(setting) is None)
+
+
+def plan_jobs(task: Task, items: Sequence[Item], engine: str) -> list[list[Item]]:
+    """Which runs are trained in one job. Single runs for the loop, chunks of them for the batched engine.
+
+    The plan depends on the runs only, never on the number of processes: so the results do not either.
+    """
+    batched = [item for item in items if is_batched(item.setting, engine)]
+    jobs = [[item] for item in items if not is_batched(item.setting, engine)]
+    num_samples, in_features = task.folds(0)[0]["train"][0].shape
+    shared = num_samples * in_features >= SHARED_FROM
+    groups = [[i for i in batched if i.seed == seed] for seed in _unique(batched)] if shared else [batched]
+    for group in filter(None, groups):
+        for indices in plan_chunks([(i.setting, i.seed) for i in group], num_samples, in_features, task.num_classes):
+            chunk = [group[i] for i in indices]
+            jobs += [chunk[start : start + RUNS_PER_JOB] for start in range(0, len(chunk), RUNS_PER_JOB)]
+    return jobs
+
+
+def _unique(items: Sequence[Item]) -> list[int]:
+    """Their seeds, each once."""
+    return list(dict.fromkeys(item.seed for item in items))
+
+
+def spread(task: Task, jobs: Sequence[list[Item]], engine: str, metric: str) -> Iterator[list[RunRecord]]:
+    """The jobs' records, job by job as they finish, from the joblib backend that the caller has chosen."""
+    import joblib
+    from joblib.parallel import get_active_backend
+
+    calls = [joblib.delayed(run_job)(task, job, is_batched(job[0].setting, engine), metric) for job in jobs]
+    backend, num_processes = get_active_backend()
+    if backend.supports_return_generator or num_processes == 1:
+        yield from joblib.Parallel(return_as="generator_unordered")(calls)
+        return
+    # "multiprocessing", and Ray, which is built on it, give back lists only: in rounds, so that a log gets its news.
+    step = 4 * max(1, backend.effective_n_jobs(num_processes))
+    for start in range(0, len(calls), step):
+        yield from joblib.Parallel()(calls[start : start + step])
+
+
+def run_job(task: Task, items: Sequence[Item], batched: bool, metric: str) -> list[RunRecord]:
+    """Train and measure some runs. A figure of a run is the mean over its folds."""
+    start = time.perf_counter()
+    with one_thread():
+        folds = {seed: task.folds(seed) for seed in _unique(items)}
+        pieces = [(item, fold) for item in items for fold in folds[item.seed]]
+        trained = _train_together(pieces, task.num_classes) if batched else _train_alone(pieces, task.num_classes)
+        length = len(pieces) // len(items)
+        records = []
+        for i, item in enumerate(items):
+            own = slice(i * length, (i + 1) * length)
+            records.append(_record(item, [fold for _, fold in pieces[own]], trained[own], metric))
+    seconds = round((time.perf_counter() - start) / len(items), 6)
+    return [replace(record, seconds=seconds) for record in records]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch: sums do not depend on the number of cores. More cores are joblib's business."""
+    before = torch.get_num_threads()
+    try:
+        if before != 1:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        if before != 1:
+            torch.set_num_threads(before)
+
+
+def _train_alone(pieces: list[tuple[Item, Fold]], num_classes: int) -> list[TrainedRun]:
+    return [train_sequentially(item.setting, item.seed, *fold["train"], num_classes) for item, fold in pieces]
+
+
+def _train_together(pieces: list[tuple[Item, Fold]], num_classes: int) -> list[TrainedRun]:
+    groups: dict[int, list[int]] = {}
+    for i, (_, fold) in enumerate(pieces):
+        x = fold["train"][0]
+        # Data of one length can be stacked; large data is not copied, but shared by the runs of a seed.
+        groups.setdefault(id(fold) if x.numel() >= SHARED_FROM else len(x), []).append(i)
+    trained: dict[int, TrainedRun] = {}
+    for indices in groups.values():
+        parts = [pieces[i][1]["train"] for i in indices]
+        shared = all(part is parts[0] for part in parts)
+        x, y = parts[0] if shared else (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+        runs = [(pieces[i][0].setting, pieces[i][0].seed) for i in indices]
+        trained |= zip(indices, train_batched(runs, x, y, num_classes), strict=True)
+    return [trained[i] for i in range(len(pieces))]
+
+
+@torch.no_grad()
+def _record(item: Item, folds: list[Fold], trained: list[TrainedRun], metric: str) -> RunRecord:
+    figures = {name: 0.0 for name in PARTS}
+    finite = True
+    for fold, run in zip(folds, trained, strict=True):
+        network = Network(run.parameters, item.setting.activation)  # called without masks: no dropout
+        finite &= bool(run.losses[-1].isfinite())
+        for name in PARTS:
+            x, y = fold[name]
+            logits = network(x)
+            finite &= bool(logits.isfinite().all())
+            figures[name] += measure(metric, logits, y) / len(folds)
+    finite &= not any(map(math.isnan, figures.values()))
+    curve = torch.stack([run.losses for run in trained]).mean(0)
+    return RunRecord(
+        setting=item.number,
+        seed=item.seed,
+        **figures,
+        diverged=not finite,
+        seconds=math.nan,
+        versions=versions(),
+        losses=tuple(_seven_digits(curve[epoch - 1].item()) for epoch in logged_epochs(item.setting.epochs)),
+    )
+
+
+def _seven_digits(value: float) -> float:
+    """What float32 knows of a value, in half the space of a file; NaN if it is not finite."""
+    return float(f"{value:.7g}") if math.isfinite(value) else math.nan
