@@ -27,6 +27,7 @@ import sklearn.model_selection
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from joblib._parallel_backends import ThreadingBackend
 
 from course_utils.homework import (
     Comparison,
@@ -370,7 +371,9 @@ class TestSpreading:
             assert_same(compare(GRID, **OPTIONS), expected)
             x, y = own_data()
             spread = compare({"lr": [0.1, 0.2]}, data=(x, y), engine="loop", seeds=2, epochs=2, progress=False)
-        with joblib.parallel_config("multiprocessing", n_jobs=2):  # gives lists only, as Ray does
+        # Ray's backend gives lists only.
+        monkeypatch.setattr(ThreadingBackend, "supports_return_generator", False)
+        with joblib.parallel_config("threading", n_jobs=2):
             assert_same(compare(GRID, **OPTIONS), expected)
         assert_same(spread, compare({"lr": [0.1, 0.2]}, data=(x, y), engine="loop", seeds=2, epochs=2, progress=False))
 
