@@ -1,4 +1,4 @@
-"""The teacher's side: nbgrader's own commands on a right, a faulty, a blank and a tampered submission."""
+"""The teacher's side: nbgrader's own commands on a right, a faulty and a tampered submission."""
 
 import csv
 import os
@@ -72,7 +72,6 @@ def graded(tmp_path_factory) -> Path:
     nbgrader(folder, "generate_assignment", CHAPTER, "--force")
     submit(folder, "right", solve)
     submit(folder, "faulty", solve_with_two_faults)
-    submit(folder, "blank", lambda cells: None)
     submit(folder, "tampered", tamper)
     nbgrader(folder, "autograde", CHAPTER)
     nbgrader(folder, "generate_feedback", CHAPTER)
@@ -86,7 +85,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def test_points(graded):
-    assert scores(graded) == {"right": 11, "faulty": 7, "blank": 0, "tampered": 0}
+    assert scores(graded) == {"right": 11, "faulty": 7, "tampered": 0}
 
 
 def test_the_release_is_the_committed_one(graded):
@@ -99,8 +98,8 @@ def test_feedback_tells_the_mistake(graded):
     assert "This looks like: softmax over a single logit" in page
 
 
-def test_a_blank_submission_is_told_so(graded):
-    page = (graded / "feedback" / "blank" / CHAPTER / "exercises.html").read_text("utf-8")
+def test_an_unsolved_exercise_is_told_so_whatever_was_done_to_its_check(graded):
+    page = (graded / "feedback" / "tampered" / CHAPTER / "exercises.html").read_text("utf-8")
     assert "not implemented yet" in page
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,14 +62,21 @@ class TestRecorded:
         assert path.stat().st_size < 600_000
 
 
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory) -> Path:
+    """Exercises made anew from the committed solutions."""
+    root = tmp_path_factory.mktemp("generated")
+    shutil.copy(REPOSITORY / "nbgrader_config.py", root)
+    for path in REPOSITORY.glob("solutions/*/*.ipynb"):
+        (root / "solutions" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / "solutions" / path.parent.name)
+    generate_exercises(root)
+    return root
+
+
 @pytest.mark.parametrize("path", EXERCISES, ids=name_of)
-def test_exercises_are_what_nbgrader_makes_of_the_solutions(path, tmp_path):
-    chapter = path.parent.name
-    for name in ("nbgrader_config.py", f"solutions/{chapter}/{path.name}"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
-    generate_exercises(tmp_path, chapter)
-    assert (tmp_path / "exercises" / chapter / path.name).read_bytes() == path.read_bytes()
+def test_exercises_are_what_nbgrader_makes_of_the_solutions(path, generated):
+    assert (generated / path.relative_to(REPOSITORY)).read_bytes() == path.read_bytes()
     text = path.read_text("utf-8")
     assert "BEGIN SOLUTION" not in text
     assert "HIDDEN TESTS" not in text
