@@ -313,10 +313,9 @@ def interpret_model_outputs(
         loss = F.cross_entropy(logits, target, reduction="none")
         chosen = loss.argsort(descending=True, stable=True)[:num_samples]
         logits = logits[chosen]
-    index = chosen
     read = interpret_classification_output(logits, names, top_k=min(3, len(names)))
     return PictureReadings(
-        index, target[index], read.labels, read.confidence, read.topk_labels, read.topk_confidence, names
+        chosen, target[chosen], read.labels, read.confidence, read.topk_labels, read.topk_confidence, names
     )
 
 
