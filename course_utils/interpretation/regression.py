@@ -94,29 +94,38 @@ def interpret_regression_output(
         return RegressionResult(columns, None, None, None)
     truth = target.reshape(len(target), -1).to(columns.device)
     error = columns - truth
-    # Sums of many squares lose digits in float32, and overflow in half precision.
-    exact, exact_truth = in_double(columns.detach()), in_double(truth.detach())
-    return RegressionResult(columns, truth, error, _statistics(exact - exact_truth, exact_truth, labels))
+    return RegressionResult(columns, truth, error, _statistics(columns.detach(), truth.detach(), labels))
 
 
-def _statistics(error: Tensor, target: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
+def _statistics(preds: Tensor, target: Tensor, names: tuple[str, ...]) -> pd.DataFrame:
     import pandas as pd
 
-    n = len(error)
-    error, target = error.T.contiguous(), target.T.contiguous()  # (D, N): sums run along memory
-    absolute = error.abs()
-    squared = error.square().mean(1)
-    variance = target.var(1, correction=0)
+    # Sums of many squares lose digits in float32, and overflow in half precision. (D, N): sums run along memory.
+    n = len(preds)
+    target = in_double(target).T.contiguous()
+    error = preds.to(target.device).T - target
+    squared, variance = _mean_square(error), _variance(target)
     # A constant target (up to the rounding of its own mean) leaves nothing to explain.
-    rounding = (8 * torch.finfo(torch.float64).eps * target.abs().amax(1)).square()
-    explained = torch.where((variance > rounding) & (n > 1), 1 - squared / variance, torch.nan)
+    largest = torch.maximum(target.amax(1), -target.amin(1))
+    rounding = (8 * torch.finfo(torch.float64).eps * largest).square()
     columns = {
         "mean_error": error.mean(1),
-        "mean_absolute_error": absolute.mean(1),
+        "mean_absolute_error": (absolute := error.abs_()).mean(1),
         "root_mean_squared_error": squared.sqrt(),
         "max_absolute_error": absolute.amax(1),
         "min_absolute_error": absolute.amin(1),
-        "std_absolute_error": absolute.std(1, correction=0),
-        "r2": explained,
+        "std_absolute_error": _variance(absolute).sqrt(),
+        "r2": torch.where((variance > rounding) & (n > 1), 1 - squared / variance, torch.nan),
     }
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()}, index=list(names))
+    table = torch.stack(list(columns.values()), dim=1)  # (D, 7)
+    return pd.DataFrame(table.cpu().numpy(), index=list(names), columns=list(columns))
+
+
+def _mean_square(values: Tensor) -> Tensor:
+    """(D, N) → (D,). The norm needs no memory for the squares."""
+    return torch.linalg.vector_norm(values, dim=1).square() / values.shape[1]
+
+
+def _variance(values: Tensor) -> Tensor:
+    """(D, N) → (D,), divided by N. In two passes: as exact as the one pass of `torch.var`, and half its time."""
+    return _mean_square(values - values.mean(1, keepdim=True))
