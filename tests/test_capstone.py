@@ -294,6 +294,13 @@ class TestTraining:
         assert torch.equal(norm.running_mean, statistics)
         assert not torch.equal(other, model.head.weight)
 
+    def test_fast_classifier_computes_no_gradient_before_its_first_block(self):
+        model = tiny()
+        whitened = []
+        model.whitening.register_forward_hook(lambda module, x, out: whitened.append(out))
+        model(torch.rand(2, 3, 32, 32)).sum().backward()
+        assert not whitened[0].requires_grad
+
     def test_fast_classifier_whitens_patches(self):
         model = tiny()
         model.learn_statistics(DATA)
@@ -432,8 +439,11 @@ class TestTraining:
 
     def test_bfloat16_keeps_float32_parameters(self):
         model, exact = linear(), linear()
+        seen = set()
+        model.register_forward_hook(lambda module, *_: seen.add((module.training, torch.is_autocast_enabled("cpu"))))
         history = fit(model, epochs=1, amp=True)
         fit(exact, epochs=1)
+        assert {(True, True), (False, True)} <= seen  # validation in the training's precision
         assert history.precision == "bfloat16"
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert not same(model, exact)
@@ -956,6 +966,28 @@ class TestPrediction:
             predict_logits(model, IMAGES, batch_size=batch_size), predict_logits(model, IMAGES), atol=1e-5
         )
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_a_model_in_another_precision(self, dtype):
+        model, exact = linear().to(dtype), predict_logits(linear(), IMAGES, normalization=STATISTICS)
+        logits = predict_logits(model, IMAGES, normalization=STATISTICS)
+        assert logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(logits.float(), exact, atol=0.05, rtol=0.05)
+
+    @pytest.mark.parametrize("make", [tiny, tutorial, lambda: FlipAverage(tutorial())])
+    def test_bfloat16_is_near_and_only_on_request(self, make):
+        model = make()
+        seen = []
+        model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        exact = predict_logits(model, IMAGES, normalization=STATISTICS)
+        near = predict_logits(model, IMAGES, normalization=STATISTICS, amp=True)
+        assert set(seen[: len(seen) // 2]) == {False}
+        assert set(seen[len(seen) // 2 :]) == {True}
+        assert near.dtype == torch.float32
+        assert not torch.equal(near, exact)
+        torch.testing.assert_close(near, exact, atol=0.02, rtol=0.05)
+        evaluation = evaluate_model(model, IMAGES, TARGET, normalization=STATISTICS, amp=True)
+        assert torch.equal(evaluation.probabilities, near.softmax(1))
+
     def test_equals_the_loop_of_the_tutorials(self):
         model = tutorial()
         fit(model, epochs=1)
@@ -984,6 +1016,7 @@ class TestPrediction:
             ({"images": IMAGES[:, :1]}, ValueError),  # grey pictures must not become coloured by broadcasting
             ({"images": torch.full((2, 3, 32, 32), math.nan), "normalization": None}, ValueError),
             ({"batch_size": 0}, ValueError),
+            ({"amp": "auto"}, TypeError),
             ({"normalization": (DATA.mean,)}, ValueError),
             ({"normalization": (DATA.mean[:2], DATA.std[:2])}, ValueError),
             ({"normalization": (DATA.mean, 0 * DATA.std)}, ValueError),
@@ -1371,6 +1404,19 @@ class TestReport:
             write_report(linear(), DATA, folder)
         assert {name: (folder / name).stat().st_mtime_ns for name in os.listdir(folder)} == before
 
+    def test_an_interrupted_training_writes_no_report_and_goes_on(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: DATA)
+        model = tutorial()
+        monkeypatch.setattr("course_utils.capstone.__main__.make_model", lambda *_: model)
+        handle = stop_at_call(model, 4)
+        arguments = ["--epochs", "2", "--batch-size", "48", "--amp", "off", "--out", str(tmp_path / "report")]
+        with pytest.warns(UserWarning, match="interrupted"), pytest.raises(SystemExit, match="goes on"):
+            main(arguments)
+        assert os.listdir(tmp_path / "report") == ["checkpoint.pt"]
+        handle.remove()
+        main(arguments)
+        assert "report.html" in os.listdir(tmp_path / "report")
+
     @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--epochs", "0"], ["--lr", "-1"], ["--model", "resnet"]])
     def test_bad_options(self, arguments, tmp_path, monkeypatch):
         monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: DATA)
@@ -1485,6 +1531,11 @@ class TestTheCoursesOwnModel:
         assert evaluation.accuracy == recorded.about["test"]["accuracy"] > 0.9
         assert evaluation.nll == pytest.approx(recorded.about["test"]["nll"], abs=1e-5)
         assert "cat" in recorded.class_names
+
+    def test_what_lesson_6_says_of_its_training(self):
+        after = capstone.load_recorded_outputs().about["validation_accuracy"]
+        assert [round(accuracy, 2) for accuracy in (*after[1:4], after[-1])] == [0.77, 0.79, 0.78, 0.93]
+        assert after[3:] == sorted(after[3:])
 
     def test_the_files_are_small_enough_for_git(self):
         sizes = {path.name: path.stat().st_size for path in recorded_files.FOLDER.iterdir()}

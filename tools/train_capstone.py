@@ -10,6 +10,7 @@ pictures, the weights, and a record with checksums. No picture is written.
 import argparse
 import hashlib
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = FastClassifier()
     history = train_model(model, data, epochs=options.epochs, checkpoint=options.checkpoint)
+    if history.interrupted:
+        sys.exit("interrupted; nothing was written. The same command goes on from the checkpoint.")
     logits = {name: predict_logits(model, getattr(data, name).images).half() for name in ("validation", "test")}
     test = evaluate_logits(logits["test"].float(), data.test.target, data.class_names)
     flipped = evaluate_model(FlipAverage(model), data.test.images, data.test.target, data.class_names)

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
             checkpoint=folder / "checkpoint.pt",
         )
+        if history.interrupted:
+            raise SystemExit("interrupted; no report was written. The same command goes on from the last whole epoch.")
         evaluation = evaluate_model(
             model, data.test.images, data.test.target, data.class_names, normalization=(data.mean, data.std)
         )

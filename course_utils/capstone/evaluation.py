@@ -30,7 +30,12 @@ Normalization = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def predict_logits(
-    model: nn.Module, images: Tensor, *, normalization: Normalization | None = None, batch_size: int = 250
+    model: nn.Module,
+    images: Tensor,
+    *,
+    normalization: Normalization | None = None,
+    batch_size: int = 250,
+    amp: bool = False,
 ) -> Tensor:
     """The logits of many pictures, batch by batch, in evaluation mode.
 
@@ -41,6 +46,8 @@ def predict_logits(
         images: uint8 (N, 3, H, W), which are normalised here, or floating point, which are taken as normalised.
         normalization: (mean, std), each (3,), of uint8 pictures; None takes the model's own.
         batch_size: pictures in one pass.
+        amp: compute in bfloat16 where it is safe (automatic mixed precision). With hardware for it, about twice as
+            fast; the logits are then right to two or three digits, and a few answers in ten thousand change.
 
     Returns:
         (N, C), on the model's device; half precision becomes float32.
@@ -50,16 +57,20 @@ def predict_logits(
     """
     check_model(model)
     check_count(batch_size, "batch_size")
+    if not isinstance(amp, bool):
+        raise TypeError(f"amp must be True or False, but is {describe_value(amp)}")
     check_tensor(images, "images", ndim=4, floating=isinstance(images, Tensor) and images.is_floating_point())
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    first = next(model.parameters(), torch.zeros(0))
+    device, dtype = first.device, first.dtype
     statistics = _statistics(model, images, normalization)
     index = share(torch.arange(len(images), device=images.device))
     parts = []
     with evaluation_mode(model), isolated_randomness(0):
         for batch in index.split(batch_size):
             x = images[batch].to(device)
-            x = scaled(x, *(value.to(device) for value in statistics)) if statistics else x
-            parts.append(output_tensor(model(x.contiguous(memory_format=layout(model)))))
+            x = scaled(x, *(value.to(device) for value in statistics)).to(dtype) if statistics else x
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                parts.append(output_tensor(model(x.contiguous(memory_format=layout(model)))))
     logits = torch.cat(parts)
     logits = logits.float() if logits.element_size() < 4 else logits
     if logits.ndim != 2 or len(logits) != len(index) or logits.shape[1] < 2:
@@ -163,15 +174,16 @@ def evaluate_model(
     *,
     normalization: Normalization | None = None,
     batch_size: int = 250,
+    amp: bool = False,
 ) -> Evaluation:
     """Run a classifier over pictures in evaluation mode, and measure it.
 
     Args:
-        model, images, normalization, batch_size: as in `predict_logits`.
+        model, images, normalization, batch_size, amp: as in `predict_logits`.
         target: int64 (N,), true classes.
         class_names: C names; None numbers the classes.
     """
-    logits = predict_logits(model, images, normalization=normalization, batch_size=batch_size)
+    logits = predict_logits(model, images, normalization=normalization, batch_size=batch_size, amp=amp)
     return evaluate_logits(logits, target, class_names)
 
 

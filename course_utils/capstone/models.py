@@ -120,7 +120,8 @@ class FastClassifier(PictureClassifier):
     def __init__(self, num_classes: int = 10, *, widths: tuple[int, int, int] = (48, 128, 256)) -> None:
         super().__init__()
         check_count(num_classes, "num_classes", minimum=2)
-        self.whitening = nn.Conv2d(3, 24, kernel_size=2)  # 12 eigenvectors and their negatives
+        # 12 eigenvectors and their negatives. Nothing in it is trained, so training needs no gradient of its outputs.
+        self.whitening = nn.Conv2d(3, 24, kernel_size=2, bias=False)
         self.whitening.weight.requires_grad = False
         self.register_buffer("whitened", torch.tensor(False))
         self.features = nn.Sequential(

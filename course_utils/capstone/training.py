@@ -240,15 +240,17 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float, float]:
-        """Mean negative log-likelihood and accuracy on the validation pictures, in the epoch's last size."""
+        """Mean negative log-likelihood and accuracy on the validation pictures, in the epoch's size and precision."""
         n = len(self.validation)
         progress = (epoch + 1 - 1 / self.steps) / self.epochs
         index = share(torch.arange(n))
+        parts = []
         with evaluation_mode(self.model), isolated_randomness(0):
-            batches = self.validation.images[index].to(self.images.device).split(500)
-            logits = torch.cat(
-                [output_tensor(self.model(self._prepared(batch, progress))).float() for batch in batches]
-            )
+            for batch in self.validation.images[index].to(self.images.device).split(500):
+                x = self._prepared(batch, progress)
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
+                    parts.append(output_tensor(self.model(x)).float())
+        logits = torch.cat(parts)
         logits, target = gathered(logits, index, n), self.validation.target.to(logits.device)
         return float(F.cross_entropy(logits, target)), float((logits.argmax(1) == target).double().mean())
 
