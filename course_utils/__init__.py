@@ -7,7 +7,19 @@ They load when they are first used, so `import course_utils` itself costs next t
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["basics", "checks", "data", "foundation", "interpretation", "iris", "optimization"]
+__all__ = [
+    "advanced",
+    "basics",
+    "capstone",
+    "checks",
+    "data",
+    "foundation",
+    "homework",
+    "interpretation",
+    "iris",
+    "optimization",
+    "pitfalls",
+]
 
 
 def __getattr__(name: str):

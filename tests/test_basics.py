@@ -260,6 +260,10 @@ class TestDescribeOutput:
         assert report.kinds == ()
         assert "1 NaN, 1 infinite" in repr(report)
 
+    def test_two_columns_are_no_binary_output(self):
+        with pytest.raises(ValueError, match="one logit a sample"):
+            describe_output(torch.zeros(3, 2), task="binary")
+
     def test_nothing_finite_and_nothing_at_all(self):
         assert describe_output(torch.tensor([math.nan])).minimum is None
         assert repr(describe_output({})) == "an output without tensors"

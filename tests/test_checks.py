@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+import torch.nn.functional as F
 
 from course_utils.checks import CheckFailed, check, exercises, self_check, start_exercises
 from course_utils.checks import start as start_module
@@ -102,6 +103,54 @@ def test_changing_the_arguments_is_noticed():
 
     with pytest.raises(CheckFailed, match="changed its arguments in place"):
         check("basics.tumour_probability", in_place)
+
+
+def test_freezing_the_callers_model_is_noticed():
+    def freezing(model, x, y, eps):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
+        model.requires_grad_(False)
+        return (x + eps * gradient.sign()).clamp(0, 1)
+
+    with pytest.raises(CheckFailed, match="changed requires_grad"):
+        check("advanced.one_step", freezing)
+
+
+def test_half_restored_modes_are_noticed():
+    def outermost_only(model, x, y):
+        was = model.training
+        model.eval()
+        share = (model(x).argmax(1) == y).float().mean().item()
+        model.training = was  # dropout stays off
+        return share
+
+    with pytest.raises(CheckFailed, match="training modes afterwards"):
+        check("iris.evaluate", outermost_only)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2024])
+def test_costs_in_plain_numbers_pass(seed):
+    def plain(probabilities, target, missed):
+        p, y = probabilities.tolist(), target.tolist()
+        costs = {}
+        for threshold in p:
+            misses = sum(a < threshold and b == 1 for a, b in zip(p, y, strict=True))
+            alarms = sum(a >= threshold and b == 0 for a, b in zip(p, y, strict=True))
+            costs[threshold] = missed * misses + alarms
+        return max(t for t, cost in costs.items() if cost == min(costs.values()))
+
+    check("optimization.cheapest_threshold", plain, seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2024])
+def test_a_promise_kept_in_single_precision_passes(seed):
+    def single(confidence, right, max_error):
+        for threshold in confidence.unique():
+            if (~right[confidence >= threshold]).float().mean().item() <= max_error:
+                return threshold.item()
+        return float("inf")
+
+    check("capstone.threshold_for_error", single, seed=seed)
 
 
 def test_an_equivalent_answer_in_double_precision_passes():

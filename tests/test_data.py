@@ -244,6 +244,14 @@ class TestLoadCifar10:
             data.load_cifar10(source="cifar10")
         assert list((tmp_path / "cache/neural-network-outputs").iterdir()) == []
 
+    def test_a_cache_that_cannot_be_made(self, fake_cifar10, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        with pytest.warns(UserWarning, match="NOT CIFAR-10"):
+            assert data.load_cifar10().name == "shapes"
+        with pytest.raises(ValueError, match="cannot be made"):
+            data.load_cifar10(source="cifar10")
+
     @pytest.mark.parametrize("source", ["auto", "cifar10"])
     @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
     @pytest.mark.parametrize("harm", ["truncated", "foreign", "missing"])

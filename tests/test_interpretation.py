@@ -709,6 +709,8 @@ class TestEvaluateDetections:
             (lambda f, b, n: (f, b, n), {"iou_threshold": 1.5}, r"\[0, 1\]"),
             (lambda f, b, n: (f, b, n), {"num_classes": 0}, "num_classes"),
             (lambda f, b, n: (f, b, n), {"num_classes": 1}, "from 0 to 0"),
+            (lambda f, b, n: ([f[0] | {"labels": f[0]["labels"] + 7}], b, n), {}, "labels must hold class indices"),
+            (lambda f, b, n: ([], [], []), {}, "no true object"),
             (lambda f, b, n: (f, b, [n[0].repeat(2)]), {}, "true_labels"),
         ],
     )
@@ -1031,6 +1033,13 @@ class TestBeamSearch:
         expected = 50 * logits.double().log_softmax(0).max().item()
         assert found[0].score == pytest.approx(expected, rel=1e-13 if dtype == torch.float64 else 1e-5)
 
+    @pytest.mark.parametrize("penalty", [-10.0, 10.0])
+    def test_the_strongest_penalties_keep_every_hypothesis(self, penalty):
+        options = {"num_beams": 2, "max_new_tokens": 200, "length_penalty": penalty}
+        (found,) = beam_search_decode(language_model(4), torch.tensor([1]), **options)
+        assert len(found) == 2
+        assert all(math.isfinite(hypothesis.score) for hypothesis in found)
+
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
     def test_prompts_of_any_integer_dtype_and_stride(self, dtype):
         model, prompts = language_model(4), torch.tensor([[1, 2, 3], [0, 1, 2]])
@@ -1055,6 +1064,7 @@ class TestBeamSearch:
             ({"num_beams": 2.0}, TypeError, "num_beams"),
             ({"max_new_tokens": -1}, ValueError, "max_new_tokens"),
             ({"length_penalty": NAN}, ValueError, "length_penalty"),
+            ({"length_penalty": 11.0}, ValueError, "length_penalty"),
             ({"length_penalty": 1000.0}, ValueError, "length_penalty"),
             ({"length_penalty": -1000.0}, ValueError, "length_penalty"),
             ({"eos_token_id": 4}, ValueError, "0 to 3, but is 4"),

@@ -30,8 +30,8 @@ from course_utils.iris import (
     predict,
     train,
     weight_statistics,
+    wilson_interval,
 )
-from course_utils.iris.inference import wilson_interval
 
 SPLIT = load_iris_split()
 
@@ -210,6 +210,14 @@ class TestInference:
         low, high = wilson_interval(correct, n, confidence)
         assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
         assert 0 <= low <= correct / n <= high <= 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [((0, 0), "n must be at least 1"), ((5, 3), "at most n, 3"), ((-1, 3), "at least 0"), ((1, 2, 1.0), "between")],
+    )
+    def test_counts_that_cannot_be(self, arguments, words):
+        with pytest.raises(ValueError, match=words):
+            wilson_interval(*arguments)
 
     def test_e70_thirty_of_thirty_is_not_certainty(self):
         low, high = wilson_interval(30, 30)

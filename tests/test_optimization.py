@@ -592,6 +592,7 @@ class TestTemperature:
             scaler = temperature_scaling(torch.ones(4, 3), torch.tensor([0, 1, 2, 0]))
         assert not scaler.converged
         assert scaler.nll_after == pytest.approx(math.log(3))
+        assert scaler.temperature == 1  # nothing was learned, so nothing is changed
 
     @pytest.mark.parametrize("max_iter", [1, 2, 3])
     def test_too_few_iterations_warn_and_make_nothing_worse(self, max_iter):

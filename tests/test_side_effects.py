@@ -206,6 +206,7 @@ CALLS = {
     "iris.load_iris_split": lambda m, t: iris.load_iris_split(),
     "iris.train": lambda m, t: iris.train(m, t["x"], t["y"], epochs=3, progress=False),
     "iris.predict": lambda m, t: iris.predict(m, t["x"], ["a", "b", "c"]).to_frame(),
+    "iris.wilson_interval": lambda m, t: iris.wilson_interval(29, 30),
     "iris.accuracy": lambda m, t: iris.accuracy(m, t["x"], t["y"]),
     "iris.count_parameters": lambda m, t: iris.count_parameters(m),
     "iris.parameter_table": lambda m, t: iris.parameter_table(m),

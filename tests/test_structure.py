@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import course_utils
+
 REPOSITORY = Path(__file__).parent.parent
 CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "capstone", "iris", "homework")
 STANDS_ON_CHAPTERS = ("capstone", "homework")
@@ -65,6 +67,11 @@ def test_chapters_import_the_foundation_and_never_each_other(path):
         assert mine <= {part, *FOUNDATION}
     elif part in FOUNDATION:
         assert mine <= set(FOUNDATION)
+
+
+def test_the_package_hands_on_every_chapter():
+    assert set(CHAPTERS) <= set(course_utils.__all__)
+    assert all(getattr(course_utils, name).__name__ == f"course_utils.{name}" for name in course_utils.__all__)
 
 
 def test_no_catch_all_modules():

@@ -124,7 +124,7 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
 
     Raises:
         TypeError: something in the output is neither tensor nor container.
-        ValueError: an unknown task, or a number of dimensions that does not fit it.
+        ValueError: an unknown task, a shape that does not fit it, or an empty tensor.
 
     >>> report = describe_output(torch.tensor([[2.0, -1.0, 0.5]]), task="multiclass")
     >>> report.kinds
@@ -201,6 +201,11 @@ def _axes(values: Tensor, task: str | None) -> tuple[str, ...]:
     if task is None:
         return _GUESSED_AXES.get(values.ndim) or tuple(f"axis {i}" for i in range(values.ndim))
     known = _AXES[task]
+    if task == "binary" and values.ndim == 2 and values.shape[1] != 1:
+        raise ValueError(
+            f"the output of a binary task is one logit a sample, (N,) or (N, 1), but this is {describe_value(values)}; "
+            "two columns are a multiclass output of two classes, or multilabel"
+        )
     if values.ndim not in known and not (task in ("multiclass", "multilabel") and values.ndim > 2):
         wanted = " or ".join(f"({', '.join(name.split()[0] for name in axes)})" for axes in known.values())
         raise ValueError(f"the output of a {task} task has the shape {wanted}, but this is {describe_value(values)}")

@@ -162,8 +162,9 @@ _FEW_RIGHT = (0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 
 
 
 def _promise_cases(seed: int) -> list[tuple]:
-    cases = [(torch.tensor(_FEW_CONFIDENCES), torch.tensor(_FEW_RIGHT).bool(), 0.2)]
-    for offset, count, max_error in ((0, 3000, 0.02), (1, 1500, 0.05), (2, 600, 0.01)):
+    cases = [(torch.tensor(_FEW_CONFIDENCES), torch.tensor(_FEW_RIGHT).bool(), 0.21)]
+    # Limits that no share of so few pictures hits exactly: there rounding would decide.
+    for offset, count, max_error in ((0, 3000, 0.0207), (1, 1500, 0.0513), (2, 600, 0.0107)):
         logits, target = _recorded(seed + offset, count)
         # Rounded to two digits as people do, so that there are ties.
         confidence, labels = (logits / 0.6).softmax(1).max(1)
@@ -187,7 +188,7 @@ def _promise(
         if not answered.any():
             continue
         wrong = (~right[answered]).sum().item() / (len(right) if of_all else int(answered.sum()))
-        if wrong <= max_error + 1e-9:
+        if wrong <= max_error:
             kept.append(threshold)
     return max(kept, default=math.inf) if highest else min(kept, default=math.inf)
 

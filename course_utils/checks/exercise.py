@@ -118,6 +118,11 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
     except Exception as error:  # a sparse tensor, one on another device, …
         difference = f"It cannot be compared with the expected value: {error}"
     if difference is None:
+        if _wants_gradient(case) != _wants_gradient(mine):
+            raise CheckFailed(
+                f"✗ {exercise.name}: the value is right, but your function changed requires_grad of an argument or of "
+                "a parameter, and whoever trains with it next will wonder. Work on a copy: x.detach().clone()."
+            )
         if any(_difference(before, after, 0) for before, after in zip(case, mine, strict=True)):
             raise CheckFailed(
                 f"✗ {exercise.name}: the value is right, but your function changed its arguments in place. "
@@ -134,6 +139,17 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
     if mistake is not None:
         lines.append(f"  This looks like: {mistake.name}. {mistake.hint}")
     raise CheckFailed("\n".join(lines)) from None
+
+
+def _wants_gradient(value: Any) -> Any:
+    """`requires_grad` of every tensor and parameter in arguments."""
+    if isinstance(value, Tensor):
+        return value.requires_grad
+    if isinstance(value, torch.nn.Module):
+        return [parameter.requires_grad for parameter in value.parameters()]
+    if isinstance(value, (tuple, list)):
+        return [_wants_gradient(part) for part in value]
+    return None
 
 
 def _run(exercise: Exercise, answer: Callable, case: tuple) -> Any:

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
 from course_utils.homework import Comparison, compare, requirements
 
@@ -203,11 +204,17 @@ def _observe_homework(answer: Callable[[], Comparison]) -> dict:
         "at least two settings": len(comparison.settings) >= 2,
         "at least five seeds": len(comparison.seeds) >= 5,
         "unmet requirements": len(requirements(comparison)),
+        "on a named data set": comparison.data is not None,
     }
 
 
-def _hand_in(grid, seeds: int = 5) -> Comparison:
-    return compare(grid, data="iris", seeds=seeds, epochs=30, progress=False)
+def _hand_in(grid, seeds: int = 5, data="iris") -> Comparison:
+    return compare(grid, data=data, seeds=seeds, epochs=30, progress=False)
+
+
+def _own_data() -> tuple[Tensor, Tensor]:
+    split = load_split("iris")
+    return split.x_train, split.y_train
 
 
 HOMEWORK = Exercise(
@@ -233,6 +240,11 @@ HOMEWORK = Exercise(
             "If both differ, nobody can say which of them did it. Change one thing at a time, or run all combinations. "
             "(Tuning each optimizer in its own range is fair too, but the check cannot see it: run the full grid.)",
             lambda: _hand_in([{"lr": 0.03, "hidden_features": 4}, {"lr": 0.3, "hidden_features": 16}]),
+        ),
+        Mistake(
+            "data of your own",
+            "Nobody else has them, so nobody can repeat a run. Hand in a comparison on iris, digits or breast_cancer.",
+            lambda: _hand_in({"lr": [0.03, 0.3]}, data=_own_data()),
         ),
         Mistake(
             "the summary instead of the comparison",

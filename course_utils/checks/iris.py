@@ -140,7 +140,8 @@ def _evaluate_cases(seed: int) -> list[tuple]:
 
 
 def _observe_evaluation(answer: Any, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
-    return {"accuracy": answer(model, x, y), "model.training afterwards": model.training}
+    value = answer(model, x, y)
+    return {"accuracy": value, "training modes afterwards": [module.training for module in model.modules()]}
 
 
 def _share_right(model: nn.Module, x: Tensor, y: Tensor) -> float:

@@ -168,7 +168,8 @@ def _layer_cases(seed: int) -> list[tuple]:
         overflowing[0].bias += 5
     logarithm = nn.Sequential(nn.Linear(64, 16), nn.Sequential(nn.Tanh(), _Log()), nn.Linear(16, 10))
     healthy = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
-    return [(logarithm.eval(), x), (overflowing.eval(), x), (healthy.eval(), x)]
+    raising = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(8, 10))  # the last layer does not fit
+    return [(logarithm.eval(), x), (overflowing.eval(), x), (healthy.eval(), x), (raising.eval(), x)]
 
 
 def _find(
@@ -179,17 +180,23 @@ def _find(
     last: bool = False,
     top: bool = False,
     remove: bool = True,
+    always: bool = True,
 ) -> str | None:
     found: list[str] = []
     handles = [
         module.register_forward_hook(lambda m, a, output, name=name: found.append(name) if sick(output) else None)
         for name, module in (model.named_children() if top else model.named_modules())
     ]
-    with torch.no_grad():
-        model(x)
-    if remove:
-        for handle in handles:
-            handle.remove()
+    try:
+        with torch.no_grad():
+            model(x)
+    except RuntimeError:
+        remove = remove and always
+        raise
+    finally:
+        if remove:
+            for handle in handles:
+                handle.remove()
     return (found[-1] if last else found[0]) if found else None
 
 
@@ -199,7 +206,12 @@ def _by_parameters(model: nn.Module, x: Tensor) -> str | None:
 
 
 def _observe_search(answer: Callable, model: nn.Module, x: Tensor) -> dict:
-    name = answer(model, x)
+    try:
+        name = answer(model, x)
+    except NotImplementedError:  # the starter's own
+        raise
+    except RuntimeError:
+        name = "the model's own error"
     return {"layer": name, "hooks left behind": sum(len(module._forward_hooks) for module in model.modules())}
 
 
@@ -210,6 +222,11 @@ LAYER = Exercise(
     cases=_layer_cases,
     observe=_observe_search,
     mistakes=(
+        Mistake(
+            "hooks left behind when the model raises",
+            "A line after the forward pass is not reached if the pass raises. Remove the hooks in a finally block.",
+            lambda model, x: _find(model, x, always=False),
+        ),
         Mistake(
             "hooks left behind",
             "Keep what register_forward_hook returns, and call .remove() on each at the end.",

@@ -150,7 +150,12 @@ def _download(root: Path, *, required: bool) -> Path | None:
     """Fetch into a folder of its own, and move it to its place only when it is complete and verified."""
     from torchvision.datasets import CIFAR10
 
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if required:
+            raise ValueError(f"{root} cannot be made ({error}), so nothing can be downloaded to it") from error
+        return None
     with tempfile.TemporaryDirectory(dir=root, prefix="download-") as folder:
         try:
             with _socket_timeout(DOWNLOAD_TIMEOUT):

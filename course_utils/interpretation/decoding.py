@@ -149,7 +149,7 @@ def beam_search_decode(
         prompt: int64 (N, T), or (T,) for one prompt; never empty.
         num_beams: may exceed V.
         max_new_tokens: 0 returns empty continuations with score 0.
-        length_penalty: 0 compares sums, 1 means; larger favours longer continuations.
+        length_penalty: 0 compares sums, 1 means; larger favours longer continuations. In [-10, 10].
         eos_token_id: the end token; None never ends early.
         num_return_sequences: how many continuations of each prompt, at most num_beams; None is num_beams.
         vocab: id → string, a sequence or a mapping.
@@ -170,8 +170,8 @@ def beam_search_decode(
     prompt = prompt.long().reshape(-1, prompt.shape[-1])  # (N, T)
     check_count(num_beams, "num_beams")
     check_count(max_new_tokens, "max_new_tokens", minimum=0)
-    if abs(check_number(length_penalty, "length_penalty")) > 100:
-        raise ValueError(f"length_penalty must lie in [-100, 100], but is {length_penalty}")
+    if abs(check_number(length_penalty, "length_penalty")) > 10:  # length**penalty must not overflow
+        raise ValueError(f"length_penalty must lie in [-10, 10], but is {length_penalty}")
     wanted = num_beams if num_return_sequences is None else check_count(num_return_sequences, "num_return_sequences")
     if wanted > num_beams:
         raise ValueError(f"num_return_sequences must be at most num_beams, {num_beams}, but is {wanted}")

@@ -14,6 +14,7 @@ from course_utils.foundation.arguments import (
     check_choice,
     check_class_names,
     check_count,
+    check_labels,
     check_number,
     check_tensor,
     describe_value,
@@ -210,7 +211,7 @@ def evaluate_detections(
         iou_threshold: in [0, 1].
 
     Raises:
-        ValueError: different numbers of pictures, no true object at all.
+        TypeError, ValueError: different numbers of pictures, labels that are no class indices, no true object at all.
     """
     if not len(detections) == len(true_boxes) == len(true_labels):
         raise ValueError(
@@ -222,12 +223,13 @@ def evaluate_detections(
         if len(boxes) != len(labels):
             raise ValueError(f"true_labels[{i}] must have {len(boxes)} labels, one a box, but has {len(labels)}")
     check_count(num_classes, "num_classes")
-    joined = torch.cat(list(true_labels))
-    if len(joined) and (joined.min() < 0 or joined.max() >= num_classes):
-        raise ValueError(f"true_labels must hold class indices from 0 to {num_classes - 1}")
-    objects = torch.bincount(joined, minlength=num_classes)
-    if objects.sum() == 0:
+    if sum(len(labels) for labels in true_labels) == 0:
         raise ValueError("there is no true object in any picture, so recall means nothing")
+    for name, parts in (("true_labels", true_labels), ("labels", [found["labels"] for found in detections])):
+        joined = torch.cat(list(parts))
+        if len(joined):
+            check_labels(joined, name, num_samples=len(joined), num_classes=num_classes)
+    objects = torch.bincount(torch.cat(list(true_labels)), minlength=num_classes)
     right = [
         _match(found, boxes, labels, iou_threshold)
         for found, boxes, labels in zip(detections, true_boxes, true_labels, strict=True)

@@ -1,6 +1,6 @@
 """Chapter 7: a small network on the real iris data. Its structure, its training, and its outputs in eval mode."""
 
-from course_utils.iris.inference import Interval, Prediction, accuracy, predict
+from course_utils.iris.inference import Interval, Prediction, accuracy, predict, wilson_interval
 from course_utils.iris.inspection import (
     ParameterCount,
     count_parameters,
@@ -29,4 +29,5 @@ __all__ = [
     "predict",
     "train",
     "weight_statistics",
+    "wilson_interval",
 ]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from course_utils.foundation.arguments import (
     check_class_names,
+    check_count,
     check_labels,
     check_number,
     check_tensor,
@@ -121,7 +122,15 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, confidence: float = 0.95
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of `correct` successes in `n` trials; the formula stands in `accuracy`."""
+    """The Wilson score interval of `correct` successes in `n` ≥ 1 trials; the formula stands in `accuracy`.
+
+    >>> [round(end, 3) for end in wilson_interval(30, 30)]
+    [0.886, 1.0]
+    """
+    check_count(n, "n")
+    if check_count(correct, "correct", minimum=0) > n:
+        raise ValueError(f"correct must be at most n, {n}, but is {correct}")
+    check_number(confidence, "confidence", above=0, below=1)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     middle = correct + z * z / 2
     half = z * math.sqrt(correct * (n - correct) / n + z * z / 4)

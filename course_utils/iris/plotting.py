@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -71,7 +72,11 @@ def plot_weight_distributions(
         now = weight.detach().cpu().flatten().float()
         then = None if before is None else before[name].detach().cpu().flatten().float()
         both = now if then is None else torch.cat([now, then])
-        options = {"ax": ax, "bins": 15, "binrange": (float(both.min()), float(both.max()) + 1e-6)}
+        low, high = float(both.min()), float(both.max()) + 1e-6
+        # Narrow enough for the narrower of the two: weights grow by a factor of ten, and one bin would hold them all.
+        spread = min(float(part.max() - part.min()) for part in (now, then) if part is not None)
+        count = min(60, max(15, math.ceil(6 * (high - low) / max(spread, 1e-6))))
+        options = {"ax": ax, "bins": count, "binrange": (low, high)}
         seaborn.histplot(now.numpy(), color=PALETTE[0], label="after", **options)
         if then is not None:
             seaborn.histplot(then.numpy(), color=PALETTE[2], element="step", fill=False, label="before", **options)

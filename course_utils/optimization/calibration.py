@@ -103,7 +103,7 @@ def temperature_scaling(logits: Tensor, target: Tensor, *, max_iter: int = 50) -
             "or not at all, have no best temperature",
             stacklevel=3,
         )
-    if after > before:  # stopped too early
+    if after >= before:  # stopped too early, or the logits say nothing
         beta, after = 1.0, before
     return TemperatureScaler(1 / beta, before, after, converged)
 
