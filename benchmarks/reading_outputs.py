@@ -104,7 +104,8 @@ def regression() -> None:
             "r2": 1 - squares / sum((t.item() - mean_target) ** 2 for t in target),
         }
 
-    compare("regression 100,000", lambda: interpret_regression_output(preds, target), plain, None, ">= 2,000x")
+    # A millisecond is short: more rounds than the others.
+    compare("regression 100,000", lambda: interpret_regression_output(preds, target), plain, None, ">= 2,000x", 101)
 
 
 def detection() -> None:
