@@ -624,7 +624,7 @@ FORGERIES = {
     ),
     "hours of epochs": (set_setting("epochs", 10**9), "curve of 40 points, but 100 belong"),
     "unknown optimizer": (set_setting("optimizer", "lbfgs"), "setting 0: optimizer must be one of"),
-    "width beyond sense": (set_setting("hidden_features", [10**15]), "a number beyond all sense"),
+    "width beyond sense": (set_setting("hidden_features", [10**15]), "an absurdly large number"),
     "hours of width": (set_setting("hidden_features", [10**7]), "would take about .* to repeat"),
     "lr of text": (set_setting("lr", "0.1"), "setting 0: lr must be a number"),
     "lr of digits": (set_setting("lr", 10**400), "setting 0"),

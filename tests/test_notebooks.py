@@ -49,7 +49,7 @@ class TestRecorded:
             assert word not in text
 
     def test_no_unasserted_digits(self, path):
-        """Numbers that come out of training are printed with three decimals at most."""
+        """Numbers that come out of training are printed with four decimals at most."""
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type != "code" or "nbval-ignore-output" in cell.metadata.get("tags", []):
                 continue

@@ -74,7 +74,7 @@ class ImageClassifier(PictureClassifier):
     def __init__(self, num_classes: int = 10, *, dropout: float = 0.5) -> None:
         super().__init__()
         check_count(num_classes, "num_classes", minimum=2)
-        nn.Dropout(dropout)
+        nn.Dropout(dropout)  # refuses what is no probability, before anything is built
         self.features = nn.Sequential(
             nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),  # (N, 32, 16, 16)
             nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),  # (N, 64, 8, 8)

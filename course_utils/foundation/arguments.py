@@ -41,7 +41,7 @@ def check_tensor(
     floating: bool = True,
     finite: bool = True,
 ) -> Tensor:
-    """Return `value` if it is a non-empty tensor of the wanted kind; raise a speaking error if not.
+    """Return `value` if it is a non-empty tensor of the wanted kind; raise an error that says what to do if not.
 
     Args:
         value: what the caller passed.
@@ -82,7 +82,7 @@ def check_tensor(
 
 
 def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -> Tensor:
-    """Return `value` if it is an (N,) tensor of class indices 0 … C−1; raise a speaking error if not."""
+    """Return `value` if it is an (N,) tensor of class indices 0 … C−1; raise an error that says what to do if not."""
     target = check_tensor(value, name, ndim=1, floating=False)
     if len(target) != num_samples:
         raise ValueError(f"{name} must hold one label for each of the {num_samples} samples, but has {len(target)}")

@@ -110,12 +110,12 @@ def collect_class(
     check_number(tolerance, "tolerance", above=0)
     folder = Path(folder)
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is no folder")
+        raise NotADirectoryError(f"{folder} is not a folder")
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise ValueError(f"{folder} has no *.json file")
     if len(paths) > MAX_FILES:
-        raise ValueError(f"{folder} has {len(paths):,} *.json files, and more than {MAX_FILES:,} are no class")
+        raise ValueError(f"{folder} has {len(paths):,} *.json files, more than the {MAX_FILES:,} of any class")
     rows, problems, comparisons = [], {}, {}
     for path in paths:
         verdict, comparison = check_submission(path, rerun=rerun, tolerance=tolerance, seed=seed)

@@ -131,7 +131,7 @@ def _read_settings(plain: Any) -> tuple[Setting, ...]:
             problems.append(f"setting {number}: {str(error)[:200]}")
             continue
         if max(setting.epochs, *setting.hidden_features, setting.batch_size or 1) >= 2**40:
-            problems.append(f"setting {number} has a number beyond all sense")
+            problems.append(f"setting {number} has an absurdly large number")
         settings.append(setting)
     if len(set(settings)) < len(settings):
         problems.append("a setting is listed twice")

@@ -12,7 +12,7 @@ from course_utils.foundation.arguments import check_choice, check_count, check_n
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 INITS = ("default", "xavier", "kaiming", "zeros")
-# Far beyond all sense. Larger products overflow float32, where torch.optim stops with an error of its own.
+# Absurdly large. Larger products overflow float32, where torch.optim stops with an error of its own.
 MAX_LR, MAX_WEIGHT_DECAY = 1e30, 1e6
 
 

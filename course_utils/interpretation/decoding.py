@@ -140,7 +140,7 @@ def beam_search_decode(
     score = Σ log p / length ** length_penalty. The search stops when no living prefix can still beat the pool's worst.
     num_beams=1 is greedy search and stops at its first end token; with num_beams ≥ V ** max_new_tokens the search is
     exhaustive. Method: Graves (2012), "Sequence transduction with recurrent neural networks"; length normalisation
-    as in Wu et al. (2016) and transformers.
+    as in transformers (Wu et al. 2016 divide by ((5 + length)/6)**α).
 
     Args:
         model: `model(token_ids)` returns logits (N, T, V), or an object with `.logits`. A model with a method

@@ -201,7 +201,8 @@ def evaluate_detections(
 
     From the best score down, a detection is right if a true object of its class in its picture, not taken by a better
     detection, overlaps it with IoU ≥ iou_threshold; it takes the one that overlaps most. Average precision is the mean,
-    over 101 recalls from 0 to 1, of the best precision at that recall or beyond (Lin et al. 2014, COCO).
+    over 101 recalls from 0 to 1, of the best precision at that recall or beyond, as in COCO's evaluation (after
+    Everingham et al. 2010, VOC).
 
     Args:
         detections: N dicts with boxes (M, 4), scores (M,), labels (M,).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
@@ -125,9 +126,11 @@ def plot_detections(
 ) -> Figure:
     """Pictures with their detected boxes (solid, with class and score) and, if given, the true ones (dashed).
 
+    Where boxes lie on each other (IoU > 0.45), only the first one is named: the best, as they come.
+
     Args:
         images: (N, 3, H, W), uint8 or floats in [0, 1].
-        detections: N dicts as `interpret_detection_output` returns them.
+        detections: N dicts as `interpret_detection_output` returns them; "scores" may be missing.
         class_names: C names.
         true_boxes: N tensors (M, 4) as x1, y1, x2, y2.
         titles: N texts.
@@ -157,11 +160,17 @@ def plot_detections(
         for box in true_boxes[i] if true_boxes is not None else ():
             draw(ax, box, edgecolor="white", linestyle="--", linewidth=1.5)
         found = detections[i]
-        for box, score, label in zip(found["boxes"], found["scores"].tolist(), found["labels"].tolist(), strict=True):
+        covered = box_iou(found["boxes"].float(), found["boxes"].float()).tril(-1) > 0.45  # by a box before it
+        for k, (box, label) in enumerate(zip(found["boxes"], found["labels"].tolist(), strict=True)):
             draw(ax, box, edgecolor="black", linewidth=3)
             draw(ax, box, edgecolor=PALETTE[7], linewidth=1.5)
-            text = f"{class_names[label]} {score:.2f}"
-            ax.text(box[0] - 0.5, box[1] - 1.5, text, fontsize=7, bbox={"facecolor": "white", "pad": 1, "linewidth": 0})
+            if covered[k].any():
+                continue
+            text = f"{class_names[label]} {found['scores'][k]:.2f}" if "scores" in found else class_names[label]
+            inside = box[1] < 6  # above the box there is no room
+            style = {"facecolor": "white", "pad": 1, "linewidth": 0}
+            position = (box[0] - 0.5, box[1] + 0.5 if inside else box[1] - 1.5)
+            ax.text(*position, text, fontsize=7, va="top" if inside else "baseline", bbox=style)
         if titles is not None:
             ax.set_title(titles[i])
     return finish(figure, save_path)
