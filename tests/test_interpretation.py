@@ -249,6 +249,8 @@ class TestRegression:
 
     def test_without_target(self):
         result = interpret_regression_output(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        with pytest.raises(TypeError, match="one sample at a time"):
+            result[0:1]
         assert (result.target, result.error, result.statistics) == (None, None, None)
         assert result[-1]["preds"].tolist() == [3.0, 4.0]
         assert list(result[0]) == ["preds"]

@@ -155,7 +155,7 @@ def plot_segmentation(
 
 
 def _check_probabilities(probabilities: Tensor, *, ndim: int) -> None:
-    """Refuse what is no distribution over the classes in dim 0; a bar chart of logits would look plausible."""
+    """Refuse values outside [0, 1]: a bar chart of logits would look plausible."""
     check_tensor(probabilities, "probabilities", ndim=ndim)
     if probabilities.min() < 0 or probabilities.max() > 1 + torch.finfo(probabilities.dtype).eps:
         low, high = float(probabilities.min()), float(probabilities.max())

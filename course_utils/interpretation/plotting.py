@@ -43,7 +43,8 @@ def plot_samples(
     if not len(images) == len(probabilities) == len(target):
         lengths = f"{len(images)}, {len(probabilities)} and {len(target)}"
         raise ValueError(f"images, probabilities and target must have the same length, but have {lengths}")
-    check_class_names(class_names, probabilities.shape[1])
+    if check_class_names(class_names, probabilities.shape[1]) is None:
+        raise TypeError("class_names must be a list of strings, but is None")
     check_labels(target, "target", num_samples=len(images), num_classes=probabilities.shape[1])
     n = len(images)
     figure, axes = new_figure(2, n, size=(1.7 * n, 3.2), height_ratios=(1.4, 1))

@@ -38,7 +38,7 @@ class RegressionResult(Result):
     per_sample: ClassVar = ("preds", "target", "error")
 
     def __getitem__(self, index: int) -> dict:
-        if self.target is not None:
+        if self.target is not None or isinstance(index, slice):
             return super().__getitem__(index)
         return {"preds": self.preds[range(len(self))[index]]}
 
