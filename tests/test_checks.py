@@ -116,6 +116,35 @@ def test_freezing_the_callers_model_is_noticed():
         check("advanced.one_step", freezing)
 
 
+def test_switching_gradients_off_for_everybody_is_noticed_and_undone():
+    def switching(model, x, y):
+        torch.set_grad_enabled(False)
+        was = [module.training for module in model.modules()]
+        share = (model.eval()(x).argmax(1) == y).float().mean().item()
+        for module, training in zip(model.modules(), was, strict=True):
+            module.training = training
+        return share
+
+    with pytest.raises(CheckFailed, match="for everybody"):
+        check("iris.evaluate", switching)
+    assert torch.is_grad_enabled()
+
+
+def test_two_forward_passes_are_noticed():
+    def twice(model, x):
+        model(x)
+        return function_in(solution_cells()["pitfalls.first_sick_layer"])(model, x)
+
+    with pytest.raises(CheckFailed, match="forward passes"):
+        check("pitfalls.first_sick_layer", twice)
+
+
+def test_whole_numbers_are_no_bools():
+    sets = function_in(solution_cells()["advanced.prediction_sets"])
+    with pytest.raises(CheckFailed, match="dtype must be bool"):
+        check("advanced.prediction_sets", lambda *arguments: sets(*arguments).long())
+
+
 def test_half_restored_modes_are_noticed():
     def outermost_only(model, x, y):
         was = model.training

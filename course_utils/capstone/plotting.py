@@ -73,7 +73,7 @@ def plot_training(history: TrainingHistory, *, save_path: str | os.PathLike | No
     middle.plot(epochs, history.validation_accuracy, color=PALETTE[1], marker=MARKERS[1], linestyle="--", **style)
     middle.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, 1))
     right.plot(epochs, history.lr, color="black", marker=MARKERS[2], **style)
-    right.set(xlabel="epoch", ylabel="learning rate at its end", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="learning rate at the epoch's end", ylim=(0, None))
     for ax in (left, middle, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
     return finish(figure, save_path)

@@ -91,7 +91,9 @@ FUSION = Exercise(
 
 def _attack_cases(seed: int) -> list[tuple]:
     x, y = _digits(seed, 12)
-    return [(copy.deepcopy(_digit_network()), x, y, 0.05), (copy.deepcopy(_digit_network()), x, (y + 1) % 10, 0.2)]
+    inner = 0.2 + 0.6 * x  # a picture that does not use the whole range may do so after the attack
+    cases = ((x, y, 0.05), (x, (y + 1) % 10, 0.2), (inner, y, 0.3))
+    return [(copy.deepcopy(_digit_network()), *case) for case in cases]
 
 
 def _fgsm(
@@ -220,7 +222,11 @@ def _conformal_cases(seed: int) -> list[tuple]:
     p = (0.4 * logits[order] + noise).softmax(1)
     y = target[order]
     few = (p[:5], y[:5], p[60:90], 0.1)  # too few for the promise: every class is in
-    return [(p[:40], y[:40], p[60:90], 0.1), (p[:50], y[:50], p[60:90], 0.25), few]
+    # By hand, in numbers without rounding: scores on the threshold, a rank of n, an empty set.
+    mine, truth = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.125, 0.125, 0.75]]), torch.tensor([0, 0, 1])
+    new = torch.tensor([[0.5, 0.25, 0.25], [0.375, 0.3125, 0.3125], [0.125, 0.375, 0.5], [0.0625, 0.0625, 0.875]])
+    by_hand = [(mine, truth, new, 0.25), (mine, truth, new, 0.75)]
+    return [(p[:40], y[:40], p[60:90], 0.1), (p[:50], y[:50], p[60:90], 0.25), few, *by_hand]
 
 
 def _sets(
@@ -249,7 +255,7 @@ CONFORMAL = Exercise(
     mistakes=(
         Mistake(
             "n instead of n + 1",
-            "The new sample counts as one more: the rank is ceil((n + 1)(1 − alpha)).",
+            "The new sample counts as one more: the rank is ceil((n + 1)(1 − alpha)), rounded up.",
             lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, plus=0),
         ),
         Mistake(
@@ -286,8 +292,10 @@ CONFORMAL = Exercise(
 
 def _smooth_cases(seed: int) -> list[tuple]:
     x, _ = _digits(seed, 5)
-    noise = 0.3 * torch.randn(6, *x.shape, generator=make_generator(seed))
-    return [(copy.deepcopy(_digit_network()), x, noise)]
+    noise = 0.3 * torch.randn(6, *x.shape, generator=make_generator(seed + 100))
+    many, _ = _digits(seed, 60)  # under strong noise some answers change, but the question stays the clean one
+    strong = 0.6 * torch.randn(6, *many.shape, generator=make_generator(seed + 101))
+    return [(copy.deepcopy(_digit_network()), x, noise), (copy.deepcopy(_digit_network()), many, strong)]
 
 
 def _answers(model: nn.Module, x: Tensor) -> Tensor:

@@ -96,7 +96,8 @@ TUMOUR = Exercise(
 def _softmax_cases(seed: int) -> list[tuple]:
     logits = linear_logits("digits")
     # The same logits at temperature 1/100: sharp, and beyond what exp can hold in float32.
-    return [(some(logits, 6, seed),), (100 * some(logits, 6, seed + 1),)]
+    shifts = torch.tensor([[0.0], [-2000], [300], [0], [-500], [1000]])
+    return [(some(logits, 6, seed),), (100 * some(logits, 6, seed + 1),), (50 * some(logits, 6, seed) + shifts,)]
 
 
 SOFTMAX = Exercise(
@@ -162,8 +163,12 @@ def bigram_logits() -> Tensor:
 def _next_cases(seed: int) -> list[tuple]:
     text = load_text()
     starts = torch.randint(len(text.characters) - 20, (5,), generator=make_generator(seed)).tolist()
-    prompts = torch.stack([text.encode(text.characters[start : start + 12]) for start in starts])  # (N, T)
-    return [(bigram_logits()[prompts],)]  # (N, T, V)
+    logits = bigram_logits()
+    logits = logits + 0.01 * torch.rand(logits.shape, generator=make_generator(seed))  # no two are equally probable
+    prompts = [
+        torch.stack([text.encode(text.characters[start : start + length]) for start in starts]) for length in (12, 7)
+    ]  # (N, T) each
+    return [(logits[ids],) for ids in prompts]  # (N, T, V)
 
 
 NEXT = Exercise(
@@ -211,7 +216,9 @@ def _pixel_cases(seed: int) -> list[tuple]:
     # A labeller without training: what differs from the border's mean colour is shape.
     distance = (images - border.mean(2)[:, :, None, None]).square().sum(1)  # (N, H, W)
     logits = torch.stack([torch.zeros_like(distance), 20 * distance - 3], 1)  # (N, 2, H, W)
-    return [(logits, pictures.masks.long())]
+    generator = make_generator(seed)
+    four = torch.randn(3, 4, 5, 7, generator=generator), torch.randint(4, (3, 5, 7), generator=generator)
+    return [(logits, pictures.masks.long()), four]
 
 
 PIXELS = Exercise(

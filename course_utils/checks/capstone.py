@@ -94,7 +94,8 @@ PREPARE = Exercise(
 
 
 def _worst_cases(seed: int) -> list[tuple]:
-    return [(*_recorded(seed, 400), 20), (*_recorded(seed + 1, 1000), 5)]
+    # 60 of 400 are more than are wrong, so right answers are among them.
+    return [(*_recorded(seed, 400), 60), (*_recorded(seed + 1, 1000), 5)]
 
 
 def _log_true(logits: Tensor, target: Tensor) -> Tensor:
@@ -169,6 +170,9 @@ def _promise_cases(seed: int) -> list[tuple]:
         # Rounded to two digits as people do, so that there are ties.
         confidence, labels = (logits / 0.6).softmax(1).max(1)
         cases.append(((confidence * 100).round() / 100, labels == target, max_error))
+    # One that no threshold keeps, and one that is kept exactly, in numbers without rounding.
+    cases.append((torch.tensor([0.6, 0.9, 0.7]), torch.tensor([True, False, True]), 0.1))
+    cases.append((torch.tensor([0.5, 0.625, 0.75, 0.875]), torch.tensor([False, True, True, True]), 0.25))
     return cases
 
 

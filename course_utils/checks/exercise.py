@@ -106,7 +106,9 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
     # The answer gets copies, so that a changed argument is seen and does not spoil the comparison.
     mine = copy.deepcopy(case)
     try:
-        got = _run(exercise, answer, mine)
+        got = _run_and_watch(exercise, answer, mine)
+    except CheckFailed:
+        raise
     except Exception as error:
         # torch raises NotImplementedError too, so only the starter's own words count.
         if isinstance(error, NotImplementedError) and str(error) == "not implemented yet":
@@ -118,15 +120,15 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
     except Exception as error:  # a sparse tensor, one on another device, …
         difference = f"It cannot be compared with the expected value: {error}"
     if difference is None:
-        if _wants_gradient(case) != _wants_gradient(mine):
-            raise CheckFailed(
-                f"✗ {exercise.name}: the value is right, but your function changed requires_grad of an argument or of "
-                "a parameter, and whoever trains with it next will wonder. Work on a copy: x.detach().clone()."
-            )
         if any(_difference(before, after, 0) for before, after in zip(case, mine, strict=True)):
             raise CheckFailed(
                 f"✗ {exercise.name}: the value is right, but your function changed its arguments in place. "
                 "Whoever calls it still needs them: compute a new tensor instead (x = x + 1, not x += 1)."
+            )
+        if _wants_gradient(case) != _wants_gradient(mine):
+            raise CheckFailed(
+                f"✗ {exercise.name}: the value is right, but your function changed requires_grad of an argument or of "
+                "a parameter, and whoever trains with it next will wonder. Work on a copy: x.detach().clone()."
             )
         return
     lines = [
@@ -139,6 +141,22 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
     if mistake is not None:
         lines.append(f"  This looks like: {mistake.name}. {mistake.hint}")
     raise CheckFailed("\n".join(lines)) from None
+
+
+def _run_and_watch(exercise: Exercise, answer: Callable, case: tuple) -> Any:
+    """Run a learner's answer, and give back what it has switched for everybody."""
+    gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    try:
+        got = _run(exercise, answer, case)
+        if (torch.is_grad_enabled(), torch.get_default_dtype()) != (gradients, dtype):
+            raise CheckFailed(
+                f"✗ {exercise.name}: your function switched gradients or the default dtype for everybody, and left it "
+                "so. Use a with block: with torch.no_grad(): …"
+            )
+        return got
+    finally:
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
 
 
 def _wants_gradient(value: Any) -> Any:
@@ -213,7 +231,8 @@ def _tensor_difference(expected: Tensor, got: Any, tolerance: float) -> str | No
         return f"It must be a tensor, but is {describe_value(got)}."
     if got.shape != expected.shape:
         return f"The shape must be {tuple(expected.shape)}, but is {tuple(got.shape)}."
-    if got.is_floating_point() != expected.is_floating_point():
+    kinds = [(values.is_floating_point(), values.dtype == torch.bool) for values in (expected, got)]
+    if kinds[0] != kinds[1]:
         return f"The dtype must be {dtype_name(expected.dtype)}, but is {dtype_name(got.dtype)}."
     wrong = ~torch.isclose(got.double(), expected.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
     if wrong.any():

@@ -96,7 +96,8 @@ def _choose_cases(seed: int) -> list[tuple]:
     # A few numbers by hand, in which every known mistake chooses something else.
     validation = torch.tensor([[0.9, 0.9, 0.9], [1.0, 0.7, 0.85], [0.8, 0.96, 0.93], [0.82, 0.93, 0.86]]).double()
     test = torch.tensor([[0.84, 0.8, 0.85], [0.7, 0.8, 0.75], [0.95, 0.93, 0.9], [0.86, 0.88, 0.81]]).double()
-    return [(validation[[2, 0, 3, 1]], test[[2, 0, 3, 1]]), (validation, test), *cases]
+    steady = torch.tensor([[0.9, 0.6], [0.7, 0.7]]).double(), torch.tensor([[0.8, 0.9], [0.6, 0.6]]).double()
+    return [(validation[[2, 0, 3, 1]], test[[2, 0, 3, 1]]), (validation, test), *cases, steady]
 
 
 def _choose(validation: Tensor, test: Tensor, chosen: int | None = None) -> tuple[int, float, float]:
@@ -156,7 +157,8 @@ def _paired_cases(seed: int) -> list[tuple]:
     rows, generator = _validation("iris"), make_generator(seed)
     pairs = ((4, 0, 8), (5, 1, 7), (2, 0, 6))
     orders = [torch.randperm(8, generator=generator)[:count] for _, _, count in pairs]
-    return [(rows[i][order], rows[j][order]) for (i, j, _), order in zip(pairs, orders, strict=True)]
+    cases = [(rows[i][order], rows[j][order]) for (i, j, _), order in zip(pairs, orders, strict=True)]
+    return [*cases, cases[0][::-1]]  # the difference in both signs
 
 
 def _paired_p(first: Tensor, second: Tensor) -> float:

@@ -73,7 +73,8 @@ def _interval_cases(seed: int) -> list[tuple]:
     ids = text.encode(text.characters[:4000])
     surprise = -bigram_logits().log_softmax(1)[ids[:-1], ids[1:]]
     errors = (surprise - surprise.mean()).abs()
-    return [(some(errors, 50, seed), 0.9), (some(errors, 200, seed + 1), 0.8), (some(errors, 5, seed + 2), 0.9)]
+    exact = (torch.tensor([3.0, 1.0, 2.0]), 0.75)  # a whole rank, and the last one
+    return [(some(errors, 50, seed), 0.9), (some(errors, 200, seed + 1), 0.8), (some(errors, 5, seed + 2), 0.9), exact]
 
 
 def _width(errors: Tensor, rank: int) -> float:
@@ -88,8 +89,8 @@ WIDTH = Exercise(
     mistakes=(
         Mistake(
             "n instead of n + 1",
-            "The new sample counts too: the rank is ⌈(n + 1)·coverage⌉. Without the +1 the interval is a little too "
-            "narrow, most of all for few samples.",
+            "The new sample counts too: the rank is ⌈(n + 1)·coverage⌉, rounded up. Without the +1, or rounded down, "
+            "the interval is a little too narrow, most of all for few samples.",
             lambda errors, coverage: _width(errors, math.ceil(len(errors) * coverage)),
         ),
         Mistake(
@@ -185,6 +186,7 @@ IOU = Exercise(
 def _top_p_cases(seed: int) -> list[tuple]:
     text = load_text()
     logits = bigram_logits()
+    logits = logits + 0.01 * torch.rand(logits.shape, generator=make_generator(seed))  # no two are equally probable
     letters = some(text.encode("aeiotnrs q"), 3, seed).tolist()
     return [(logits[letters[0]], 0.8), (logits[letters[1]], 0.5), (logits[letters[2]], 1.0)]
 

@@ -21,7 +21,7 @@ def _binary_data(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _cost_cases(seed: int) -> list[tuple]:
-    tie = (torch.tensor([0.2, 0.4, 0.6, 0.8]), torch.tensor([1, 0, 0, 1]), 2.0)  # 0.2 and 0.8 cost the same
+    tie = (torch.tensor([0.6, 0.8, 0.4, 0.2]), torch.tensor([0, 1, 0, 1]), 2.0)  # 0.2 and 0.8 cost the same
     # 1/8 has no rounding, so equal costs are equal in every arithmetic.
     return [(*_binary_data(seed, 80), 30.0), (*_binary_data(seed + 1, 80), 0.125), tie]
 
@@ -74,7 +74,10 @@ def _ece_cases(seed: int) -> list[tuple]:
     order = torch.randperm(len(logits), generator=make_generator(seed))[:200]
     # Half of the answers are too unsure and half too sure, so that gaps of both signs meet.
     mixed = torch.cat([(logits[order] / 3).softmax(1), (logits * 3).softmax(1)])
-    return [(mixed, torch.cat([target[order], target])), ((logits[order] / 3).softmax(1), target[order])]
+    # Confidences of exactly 1/2 belong to the lower of two bins.
+    half = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.3125, 0.1875], [0.4375, 0.3125, 0.25], [0.5625, 0.25, 0.1875]])
+    edge = (half, torch.tensor([0, 0, 1, 0]))
+    return [(mixed, torch.cat([target[order], target])), ((logits[order] / 3).softmax(1), target[order]), edge]
 
 
 def _bin_gaps(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
