@@ -65,10 +65,7 @@ def _figure_class() -> type[Figure]:
         """A figure that pyplot does not keep, and that shows itself as the value of a notebook cell."""
 
         def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            # Without the software's version in it, the same figure is the same bytes on the same machine.
-            self.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-            return buffer.getvalue() if any(ax.images for ax in self.axes) else _with_palette(buffer)
+            return figure_png(self)
 
         def __repr__(self) -> str:
             return f"<Figure with {len(self.axes)} axes>"
@@ -76,10 +73,22 @@ def _figure_class() -> type[Figure]:
     if "IPython" in sys.modules:
         from IPython import get_ipython
 
-        # As soon as something imports pyplot, IPython draws every Figure in its own way; it shall go on asking ours.
+        # As soon as something imports pyplot, IPython registers a printer of its own for every Figure. A printer for
+        # our class wins over that one.
         if shell := get_ipython():
             shell.display_formatter.formatters["image/png"].for_type(CourseFigure, CourseFigure._repr_png_)
     return CourseFigure
+
+
+def figure_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file, cropped to what is drawn.
+
+    Drawings without images are stored with at most 256 colours, so that recorded notebooks stay small.
+    """
+    buffer = io.BytesIO()
+    # Without the software's version in it, the same figure is the same bytes on the same machine.
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue() if any(ax.images for ax in figure.axes) else _with_palette(buffer)
 
 
 def _with_palette(png: io.BytesIO) -> bytes:
