@@ -1,7 +1,7 @@
 """Argument checks whose messages say what was expected, what came, and what to do."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral, Real
 from typing import Any
 
@@ -84,9 +84,55 @@ def check_tensor(
     return value
 
 
+def check_logits(
+    value: Any, name: str = "logits", *, ndim: int | tuple[int, ...] | None = None, class_dim: int | None = None
+) -> Tensor:
+    """Return `value` if it holds logits. −inf is one: it masks a class out. NaN and +inf are none.
+
+    Args:
+        value: what the caller passed.
+        name: its name in the message.
+        ndim: allowed number(s) of dimensions; None allows any but 0.
+        class_dim: the axis of classes that exclude each other: along it at least one logit must be finite.
+    """
+    logits = check_tensor(value, name, ndim=ndim, finite=False)
+    values = logits.detach()
+    if values.sum().isfinite():  # then all values are finite
+        return logits
+    wrong = values.isnan() | (values == math.inf)
+    if wrong.any():
+        nan = int(values.isnan().sum())
+        raise ValueError(
+            f"{name} must be finite, or −inf for a masked class, but {describe_value(value)} holds {nan} NaN and "
+            f"{int(wrong.sum()) - nan} +inf value(s); see course_utils.pitfalls.first_nonfinite_layer"
+        )
+    if class_dim is not None and (masked := (values == -math.inf).all(class_dim)).any():
+        raise ValueError(f"{name} must leave at least one class unmasked, but {int(masked.sum())} row(s) are all −inf")
+    return logits
+
+
+def as_labels(value: Any, name: str, *, num_samples: int) -> Tensor:
+    """Class indices in any usual form as a tensor (N,): a tensor, a list, an array; one number stands for all samples.
+
+    Raises:
+        TypeError: numbers that are not whole.
+    """
+    if isinstance(value, Tensor):
+        labels = value
+    else:
+        try:
+            labels = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{name} must be whole numbers, one a sample, but is {describe_value(value)}") from None
+    return labels.expand(num_samples) if labels.ndim == 0 else labels
+
+
 def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -> Tensor:
-    """Return `value` if it is an (N,) tensor of class indices 0 … C−1; raise an error that says what to do if not."""
-    target = check_tensor(value, name, ndim=1, floating=False)
+    """Return class indices 0 … C−1 as a tensor (N,); raise an error that says what to do if they are none.
+
+    Taken are a tensor, a list or an array of N of them, or a single one for all samples.
+    """
+    target = check_tensor(as_labels(value, name, num_samples=num_samples), name, ndim=1, floating=False)
     if len(target) != num_samples:
         raise ValueError(f"{name} must hold one label for each of the {num_samples} samples, but has {len(target)}")
     low, high = int(target.min()), int(target.max())
@@ -98,15 +144,27 @@ def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -
 
 
 def check_class_names(class_names: Any, num_classes: int) -> tuple[str, ...] | None:
-    """Return the names as a tuple (None stays None); raise if there is not one for each class."""
+    """Return the names as a tuple (None stays None); raise if there is not one for each class.
+
+    Taken are a sequence, an array or a pandas Index of strings, or a dict from class index to name, such as the
+    `id2label` of transformers.
+    """
     if class_names is None:
         return None
-    is_list = isinstance(class_names, Sequence) and not isinstance(class_names, str)
-    if not is_list or not all(isinstance(name, str) for name in class_names):
+    names = class_names
+    if isinstance(names, Mapping):
+        if set(names) != set(range(len(names))):
+            raise ValueError(
+                f"class_names must name the classes 0 to {num_classes - 1}, but has the keys {list(names)}"
+            )
+        names = [names[i] for i in range(len(names))]
+    is_list = isinstance(names, Iterable) and hasattr(names, "__len__") and not isinstance(names, (str, Tensor, Set))
+    names = tuple(names) if is_list else ()
+    if not is_list or not all(isinstance(name, str) for name in names):
         raise TypeError(f"class_names must be a list of strings, but is {describe_value(class_names)}")
-    if len(class_names) != num_classes:
-        raise ValueError(f"class_names must name {num_classes} classes, but has {len(class_names)} names")
-    return tuple(class_names)
+    if len(names) != num_classes:
+        raise ValueError(f"class_names must name {num_classes} classes, but has {len(names)} names")
+    return tuple(map(str, names))
 
 
 def check_choice(value: Any, name: str, options: Sequence[str]) -> str:

@@ -1,14 +1,37 @@
 """Running a model to read its outputs, and leaving it as it was."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+from torch.utils.data import DataLoader
 
-from course_utils.foundation.arguments import check_tensor, describe_value
+from course_utils.foundation.arguments import check_choice, check_logits, describe_value
+from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs, num_samples
 from course_utils.foundation.seeding import isolated_randomness
+
+
+def check_model(model: Any) -> nn.Module:
+    """Return the model if it is an `nn.Module`, taken out of DataParallel and torch.compile.
+
+    Raises:
+        TypeError: no module; for an exported program, its `.module()` is one.
+        ValueError: lazy layers that do not know their sizes yet.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        raise TypeError("model is an exported program; pass its module, model.module()")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, but is {describe_value(model)}")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return check_model(model.module)
+    if isinstance(model, torch._dynamo.OptimizedModule):
+        return check_model(model._orig_mod)
+    if any(isinstance(value, UninitializedTensorMixin) for value in (*model.parameters(), *model.buffers())):
+        raise ValueError("the model has lazy layers that do not know their sizes yet; run it once on a batch first")
+    return model
 
 
 @contextmanager
@@ -16,7 +39,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put a model into evaluation mode for a `with` block, then give every submodule its own mode back.
 
     `model.train()` afterwards would not do: it also wakes layers that were frozen in eval mode on purpose, such as
-    the BatchNorm layers of a fine-tuned backbone. The modes come back after an exception too.
+    the BatchNorm layers of a fine-tuned backbone. The modes come back after an exception too. Two threads must not use
+    this on one model at the same time: they would give each other's modes back.
 
     >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     >>> with evaluation_mode(model):
@@ -25,14 +49,50 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     >>> model.training, model[1].training
     (True, True)
     """
-    check_model(model)
+    model = check_model(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        try:
+            model.eval()
+        except NotImplementedError:  # the module of an exported program has no modes
+            modes = []
         yield model
     finally:
         for module, training in modes:
+            # Adapters such as LoRA also merge their weights in eval mode, and take them apart again in train mode.
+            if type(module).train is not nn.Module.train and module.training != training:
+                module.train(training)
+        for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def reading(model: nn.Module, *, seed: int | None = 0) -> Iterator[nn.Module]:
+    """Evaluation mode, and whatever a forward pass draws or writes is put back afterwards.
+
+    Args:
+        model: of any kind that `check_model` takes.
+        seed: of what the forward pass draws; None draws fresh numbers. The global random state comes back.
+    """
+    with evaluation_mode(model) as model, isolated_randomness(seed):
+        before = [(value, value.detach().clone(), value._version) for value in _may_be_written(model)]
+        try:
+            yield model
+        finally:
+            with torch.no_grad():
+                for value, copy, version in before:
+                    if value._version != version:
+                        value.copy_(copy)
+
+
+def _may_be_written(model: nn.Module) -> list[Tensor]:
+    """Buffers, and the parameters of layers that are not torch's own: a codebook may learn in its forward pass.
+
+    In evaluation mode no layer of torch writes to its parameters, and copies of all of them would be expensive.
+    """
+    foreign = [module for module in model.modules() if not type(module).__module__.startswith("torch.nn.")]
+    parameters = [value for module in foreign for value in module.parameters(recurse=False)]
+    return [value for value in (*model.buffers(), *parameters) if not value.is_inference()]
 
 
 @contextmanager
@@ -54,39 +114,68 @@ def training_mode(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def check_model(model: Any, name: str = "model") -> nn.Module:
-    """Return `model` if it is an `nn.Module`; raise a TypeError if not."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} must be a torch.nn.Module, but is {describe_value(model)}")
-    return model
+def classifier_logits(
+    model: nn.Module,
+    inputs: Inputs | DataLoader,
+    *,
+    task: str = "multiclass",
+    batch_size: int | None = None,
+    seed: int | None = 0,
+) -> Tensor:
+    """A classifier's logits (N, C), C ≥ 2, in float32 or better: in evaluation mode, without a graph or any trace.
 
+    A classifier with one logit z for each sample, (N, 1) or (N,), is a classifier of two classes with the logits 0 and
+    z: softmax over the two gives the sigmoid of z. With `task="binary"` these two are returned.
 
-def classifier_logits(model: nn.Module, x: Tensor) -> Tensor:
-    """A classifier's finite logits (N, C), C ≥ 2: in evaluation mode, without a graph or any trace.
-
-    In-place layers get a copy of the inputs, and what the forward pass draws leaves the global random state alone.
+    Args:
+        model: of any kind that `check_model` takes.
+        inputs: tensor(s), or a DataLoader; see `course_utils.foundation.inputs`.
+        task: "multiclass" or "binary".
+        batch_size: samples that go through the model at a time; None takes all.
+        seed: of what the forward pass draws.
     """
-    with evaluation_mode(model), torch.no_grad(), isolated_randomness(0):
-        logits = output_tensor(model(x.detach().clone()))
-    if logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+    check_choice(task, "task", ("multiclass", "binary"))
+    with reading(model, seed=seed) as model, torch.no_grad():
+        # In-place layers get a copy of the inputs.
+        parts = [
+            output_tensor(call_model(model, map_inputs(lambda value: value.detach().clone(), batch)))
+            for batch in batches(inputs, batch_size)
+        ]
+    return class_logits(torch.cat(parts), task=task, n=None if isinstance(inputs, DataLoader) else num_samples(inputs))
+
+
+def class_logits(outputs: Tensor, *, task: str, n: int | None = None) -> Tensor:
+    """A model's raw outputs as logits (N, C), C ≥ 2, in float32 or better; see `classifier_logits`."""
+    if outputs.is_floating_point() and outputs.element_size() < 4:
+        outputs = outputs.float()  # exact, and softmax, sums and comparisons of logits are then too
+    n = len(outputs) if n is None and outputs.ndim else n
+    if task == "binary":
+        if outputs.shape not in ((n,), (n, 1)):
+            raise ValueError(
+                f"a binary model must return logits (N,) or (N, 1) with N = {n}, but returned {describe_value(outputs)}"
+            )
+        z = check_logits(outputs, "the model's logits").reshape(n)
+        return torch.stack([torch.zeros_like(z), z], dim=1)  # (N, 2)
+    if outputs.ndim != 2 or len(outputs) != n or outputs.shape[1] < 2:
+        hint = "; for one logit a sample pass task='binary'" if outputs.shape in ((n,), (n, 1)) else ""
         raise ValueError(
-            f"the model must return logits (N, C) with N = {len(x)} and C ≥ 2, but returned {describe_value(logits)}"
+            f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}{hint}"
         )
-    return check_tensor(logits, "the model's logits")
+    return check_logits(outputs, "the model's logits", class_dim=1)
 
 
 def output_tensor(output: Any) -> Tensor:
-    """The tensor in a model's output: the output itself, or its `.logits` (the convention of transformers).
+    """The tensor in a model's output: the output itself, its `.logits` (as in transformers) or its entry "logits".
 
     Raises:
         TypeError: any other tuple, dict or object; the message names what came.
     """
     if isinstance(output, Tensor):
         return output
-    logits = getattr(output, "logits", None)
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         return logits
     raise TypeError(
-        f"the model must return a tensor or an object with a tensor .logits, but returned {describe_value(output)}; "
-        "wrap it in a module that picks the tensor you mean"
+        "the model must return a tensor, an object with .logits or a dict with 'logits', but returned "
+        f"{describe_value(output)}; wrap it in a module that picks the tensor you mean"
     )

@@ -1,0 +1,82 @@
+"""What a model is called with: one tensor, several, a dict of them, or a DataLoader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from course_utils.foundation.arguments import check_count, check_tensor, describe_value
+
+Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
+
+
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """`model(x)`, for a tuple or list `model(*inputs)`, for a dict `model(**inputs)`."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    return model(inputs)
+
+
+def tensors_of(inputs: Any, name: str = "inputs") -> dict[str, Tensor]:
+    """The tensors of the inputs by a name for messages; raise if they are none, or differ in length.
+
+    Raises:
+        TypeError: something else than a tensor, or a tuple, list or dict of tensors.
+        ValueError: an empty tensor, NaN or Inf, different numbers of samples.
+    """
+    if isinstance(inputs, Mapping):
+        parts = {f"{name}[{key!r}]": value for key, value in inputs.items()}
+    elif isinstance(inputs, (tuple, list)):
+        parts = {f"{name}[{i}]": value for i, value in enumerate(inputs)}
+    else:
+        parts = {name: inputs}
+    if not parts:
+        raise ValueError(f"{name} is empty: {describe_value(inputs)}; pass at least one tensor")
+    for part, value in parts.items():
+        check_tensor(value, part, floating=None)
+    lengths = {part: len(value) for part, value in parts.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"all parts of {name} must have the same number of samples, but have {lengths}")
+    return parts
+
+
+def num_samples(inputs: Inputs) -> int:
+    """N, the length of the first axis."""
+    return len(next(iter(tensors_of(inputs).values())))
+
+
+def map_inputs(function, inputs: Inputs) -> Inputs:
+    """The same structure with `function` applied to each tensor."""
+    if isinstance(inputs, Mapping):
+        return {key: function(value) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(function(value) for value in inputs)
+    return function(inputs)
+
+
+def batches(inputs: Inputs | DataLoader, batch_size: int | None = None) -> Iterator[Inputs]:
+    """The inputs in batches, for data that would not fit through the model at once.
+
+    Args:
+        inputs: tensor(s); or a DataLoader, of whose batches (inputs, target) the first part is taken.
+        batch_size: samples in a batch; None takes all at once. A DataLoader has its own.
+
+    >>> import torch
+    >>> [len(batch) for batch in batches(torch.zeros(5, 2), batch_size=2)]
+    [2, 2, 1]
+    """
+    if isinstance(inputs, DataLoader):
+        for batch in inputs:
+            batch = batch[0] if isinstance(batch, (tuple, list)) else batch
+            tensors_of(batch)
+            yield batch
+        return
+    n = num_samples(inputs)
+    size = n if batch_size is None else check_count(batch_size, "batch_size")
+    for start in range(0, n, size):
+        yield map_inputs(lambda value, start=start: value[start : start + size], inputs)
