@@ -1,0 +1,31 @@
+"""Values that many tests share."""
+
+import math
+from pathlib import Path
+
+import torch
+from hypothesis import strategies as st
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+NAN, INF = math.nan, math.inf
+seeds = st.integers(0, 2**31)
+
+
+def random_normal(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    """Normal values in float64; the same seed gives the same values."""
+    return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def sampled_labels(probabilities: torch.Tensor, seed: int) -> torch.Tensor:
+    """Labels drawn from (N, C) probabilities, so that these are honest."""
+    return torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+
+
+def honest_binary(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Uniform probabilities of class 1, and labels that keep them."""
+    p, u = torch.rand(2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return p, (u < p).long()
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
