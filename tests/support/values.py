@@ -29,3 +29,21 @@ def honest_binary(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG")
+
+
+any_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def float32_vectors(elements=any_float32, min_size: int = 1, max_size: int = 8):
+    return st.lists(elements, min_size=min_size, max_size=max_size).map(lambda values: torch.tensor(values))
+
+
+def gradient_of(function, x: torch.Tensor) -> torch.Tensor:
+    """The gradient of the sum of function(x)."""
+    x = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal to the last bit, so −0.0 differs from 0.0."""
+    return a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
