@@ -36,11 +36,11 @@ class TestInference:
 
     def test_a_sample_and_the_frame(self):
         prediction = predict(self.model, SPLIT.x_test, SPLIT.class_names)
-        assert prediction[0]["class_name"] in SPLIT.class_names
+        assert prediction[0]["predicted_class_name"] in SPLIT.class_names
         frame = prediction.to_frame()
         assert list(frame.columns[-3:]) == ["p(setosa)", "p(versicolor)", "p(virginica)"]
         assert len(frame) == 30
-        assert "class_name" not in predict(self.model, SPLIT.x_test)[0]
+        assert "predicted_class_name" not in predict(self.model, SPLIT.x_test)[0]
 
     def test_accuracy_equals_scikit_learn(self):
         result = accuracy(self.model, SPLIT.x_test, SPLIT.y_test)

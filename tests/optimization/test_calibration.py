@@ -422,8 +422,8 @@ class TestCalibration:
     def test_e30_logits_nan_and_signed_labels_are_refused_and_empty_bins_are_nan(self):
         y = torch.tensor([0, 1, 1])
         for p, target, words in (
-            (torch.tensor([4.0, -2.0, 3.0]), y, "are they logits"),
-            (torch.tensor([[4.0, -2.0]] * 3), y, "are they logits"),
+            (torch.tensor([4.0, -2.0, 3.0]), y, "look like logits"),
+            (torch.tensor([[4.0, -2.0]] * 3), y, "look like logits"),
             (torch.tensor([0.1, math.nan, 0.3]), y, "1 NaN"),
             (torch.tensor([0.1, 0.2, 0.3]), 2 * y - 1, "0 to 1"),
         ):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from torch import nn
 
+from course_utils.foundation.networks import TwoLayerNetwork
 from course_utils.optimization import (
     BinaryClassificationModel,
     MultiClassClassificationModel,
@@ -22,7 +23,7 @@ from tests.support.values import random_normal, seeds
 
 def constant(head, value: float):
     """The head with every output equal to `value`, whatever comes in, and gradients that reach its last bias."""
-    last = head.body[-1]
+    last = head.output
     with torch.no_grad():
         last.weight.zero_()
         last.bias.fill_(value)
@@ -30,7 +31,7 @@ def constant(head, value: float):
 
 
 def bias_gradient(head, loss: torch.Tensor) -> torch.Tensor:
-    return torch.autograd.grad(loss, head.body[-1].bias)[0]
+    return torch.autograd.grad(loss, head.output.bias)[0]
 
 
 class TestHeads:
@@ -47,7 +48,7 @@ class TestHeads:
         ],
     )
     def test_returns_logits_or_values(self, head, shape):
-        linear, _, last = head.body
+        linear, last = head.hidden, head.output
         by_hand = F.linear(F.relu(F.linear(self.x, linear.weight, linear.bias)), last.weight, last.bias)
         assert head(self.x).shape == shape
         assert torch.equal(head(self.x), by_hand)
@@ -81,9 +82,9 @@ class TestHeads:
     @pytest.mark.parametrize("head", [BinaryClassificationModel(4), MultiClassClassificationModel(4, 3)])
     def test_predict_proba_runs_in_eval_mode_and_gives_the_modes_back(self, head):
         head = copy.deepcopy(head)
-        head.body.append(nn.Dropout(0.5))
+        head.activation = nn.Sequential(nn.ReLU(), nn.Dropout(0.5))
         head.train()
-        head.body[0].eval()
+        head.hidden.eval()
         before = [module.training for module in head.modules()]
         assert torch.equal(head.predict_proba(self.x), head.predict_proba(self.x))
         assert not torch.equal(head(self.x), head(self.x))
@@ -100,7 +101,7 @@ class TestHeads:
         head = RegressionModel(4, 2, activation=activation)
         oracle = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": F.softplus, "relu": torch.relu}[activation]
         values = head(100 * self.x).detach()
-        assert torch.equal(values, oracle(head.body(100 * self.x)))
+        assert torch.equal(values, oracle(TwoLayerNetwork.forward(head, 100 * self.x)))
         assert low <= float(values.min()) <= float(values.max()) <= high
         target = torch.full_like(values, 0.5)
         loss = head.loss(self.x, target).detach()
@@ -198,7 +199,7 @@ class TestHeads:
         assert dead.abs().max() < 1e-7
         head = constant(MultiClassClassificationModel(4, 3), 0.0)
         with torch.no_grad():
-            head.body[-1].bias[0] = 20
+            head.output.bias[0] = 20
         assert float(head.loss(self.x, torch.zeros(7, dtype=torch.long)).detach()) < 1e-8
         gradient = bias_gradient(head, head.loss(self.x, torch.ones(7, dtype=torch.long)))
         assert gradient.tolist() == pytest.approx([1, -1, 0], abs=1e-6)

@@ -183,7 +183,7 @@ class TestThresholds:
     @pytest.mark.parametrize(
         ("change", "error", "words"),
         [
-            ({"probabilities": torch.tensor([-1.0, 2.0, 0.5])}, ValueError, "are they logits"),
+            ({"probabilities": torch.tensor([-1.0, 2.0, 0.5])}, ValueError, "look like logits"),
             ({"probabilities": torch.tensor([0.1, math.nan, 0.5])}, ValueError, "1 NaN"),
             ({"probabilities": torch.rand(3, 1)}, ValueError, "1 dimension"),
             ({"probabilities": torch.tensor([0, 1, 1])}, TypeError, "floating"),
