@@ -12,25 +12,33 @@ from course_utils.data.pictures import mask_boxes
 from tests.support.values import seeds
 
 
+@pytest.fixture(scope="module")
+def pictures():
+    return generate_pictures(300, seed=3)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return generate_scenes(60, seed=3)
+
+
 class TestPictures:
-    pictures = generate_pictures(300, seed=3)
+    def test_shapes_and_dtypes(self, pictures):
+        assert pictures.images.shape == (300, 3, 32, 32)
+        assert pictures.images.dtype == torch.uint8
+        assert pictures.target.unique().tolist() == list(range(len(PICTURE_CLASSES)))
+        assert len(pictures) == 300
+        assert set(pictures[0]) == {"images", "target", "masks", "boxes"}
 
-    def test_shapes_and_dtypes(self):
-        assert self.pictures.images.shape == (300, 3, 32, 32)
-        assert self.pictures.images.dtype == torch.uint8
-        assert self.pictures.target.unique().tolist() == list(range(len(PICTURE_CLASSES)))
-        assert len(self.pictures) == 300
-        assert set(self.pictures[0]) == {"images", "target", "masks", "boxes"}
-
-    def test_boxes_are_the_masks_tight_boxes(self):
-        torchvision_boxes = masks_to_boxes(self.pictures.masks)  # its ends are inclusive
+    def test_boxes_are_the_masks_tight_boxes(self, pictures):
+        torchvision_boxes = masks_to_boxes(pictures.masks)  # its ends are inclusive
         torchvision_boxes[:, 2:] += 1
-        assert torch.equal(self.pictures.boxes, torchvision_boxes)
+        assert torch.equal(pictures.boxes, torchvision_boxes)
 
-    def test_the_mask_is_where_the_shape_is(self):
+    def test_the_mask_is_where_the_shape_is(self, pictures):
         """The colour inside the mask differs from that around it, by far more than the noise."""
-        images = self.pictures.images.float() / 255
-        inside, border = self.pictures.masks[:, None], torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+        images = pictures.images.float() / 255
+        inside, border = pictures.masks[:, None], torch.zeros(1, 1, 32, 32, dtype=torch.bool)
         border[..., 0, :] = border[..., -1, :] = True
         outside = border & ~inside
 
@@ -40,8 +48,8 @@ class TestPictures:
         difference = (mean(inside) - mean(outside)).abs().amax(1)
         assert (difference > 0.2).float().mean() > 0.97
 
-    def test_enough_of_every_shape_is_visible(self):
-        assert self.pictures.masks.flatten(1).sum(1).min() > 20
+    def test_enough_of_every_shape_is_visible(self, pictures):
+        assert pictures.masks.flatten(1).sum(1).min() > 20
 
     def test_colour_does_not_tell_the_class(self):
         """A linear model on mean colour and contrast does not beat guessing by much."""
@@ -85,10 +93,7 @@ class TestPictures:
 
 
 class TestScenes:
-    scenes = generate_scenes(60, seed=3)
-
-    def test_shapes_and_dtypes(self):
-        scenes = self.scenes
+    def test_shapes_and_dtypes(self, scenes):
         assert (scenes.images.shape, scenes.images.dtype) == ((60, 3, 64, 64), torch.uint8)
         assert len(scenes) == 60
         assert set(scenes[0]) == {"images", "boxes", "labels", "masks"}
@@ -98,28 +103,28 @@ class TestScenes:
             assert (boxes.dtype, labels.dtype, masks.dtype) == (torch.float32, torch.int64, torch.bool)
         assert "Scenes(images=uint8[60, 3, 64, 64]" in repr(scenes)
 
-    def test_boxes_are_the_masks_tight_boxes(self):
-        for boxes, masks in zip(self.scenes.boxes, self.scenes.masks, strict=True):
+    def test_boxes_are_the_masks_tight_boxes(self, scenes):
+        for boxes, masks in zip(scenes.boxes, scenes.masks, strict=True):
             expected = masks_to_boxes(masks)  # its ends are inclusive
             expected[:, 2:] += 1
             assert torch.equal(boxes, expected)
 
-    def test_one_to_max_objects_of_every_class(self):
-        counts = torch.tensor([len(labels) for labels in self.scenes.labels])
+    def test_one_to_max_objects_of_every_class(self, scenes):
+        counts = torch.tensor([len(labels) for labels in scenes.labels])
         assert counts.min() >= 1
         assert counts.max() == 4
-        assert torch.cat(self.scenes.labels).unique().tolist() == list(range(len(PICTURE_CLASSES)))
+        assert torch.cat(scenes.labels).unique().tolist() == list(range(len(PICTURE_CLASSES)))
         assert {len(labels) for labels in generate_scenes(20, max_objects=1).labels} == {1}
 
-    def test_a_pixel_belongs_to_one_object_and_enough_is_seen(self):
-        for masks in self.scenes.masks:
+    def test_a_pixel_belongs_to_one_object_and_enough_is_seen(self, scenes):
+        for masks in scenes.masks:
             assert masks.sum(0).max() == 1
             assert masks.flatten(1).sum(1).min() >= 12
 
-    def test_the_mask_is_where_the_shape_is(self):
+    def test_the_mask_is_where_the_shape_is(self, scenes):
         """The colours inside a mask lie far from those of the corners of the picture, by far more than the noise."""
         differences = []
-        for image, masks in zip(self.scenes.images.float() / 255, self.scenes.masks, strict=True):
+        for image, masks in zip(scenes.images.float() / 255, scenes.masks, strict=True):
             background = image[:, ~masks.any(0)].median(1).values
             differences += [(image[:, mask].mean(1) - background).abs().amax().item() for mask in masks]
         assert np.mean(np.array(differences) > 0.2) > 0.97

@@ -11,40 +11,34 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score
 from torch import nn
 
-from course_utils.iris import MLP, accuracy, load_iris_split, predict, wilson_interval
-
-SPLIT = load_iris_split()
-
-
-def seeded_mlp(**options) -> MLP:
-    torch.manual_seed(0)
-    return MLP(**options)
+from course_utils.iris import accuracy, predict, wilson_interval
+from tests.support.models import seeded_mlp
 
 
 class TestInference:
     model = seeded_mlp(dropout=0.5)
 
-    def test_predict_reads_the_logits(self):
-        prediction = predict(self.model, SPLIT.x_test, SPLIT.class_names)
+    def test_predict_reads_the_logits(self, split):
+        prediction = predict(self.model, split.x_test, split.class_names)
         with torch.no_grad():
-            expected = torch.softmax(self.model.eval()(SPLIT.x_test), 1)
+            expected = torch.softmax(self.model.eval()(split.x_test), 1)
         self.model.train()
         assert torch.allclose(prediction.probabilities, expected)
         assert torch.equal(prediction.labels, expected.argmax(1))
         assert torch.allclose(prediction.confidence, expected.amax(1))
         assert not prediction.probabilities.requires_grad
 
-    def test_a_sample_and_the_frame(self):
-        prediction = predict(self.model, SPLIT.x_test, SPLIT.class_names)
-        assert prediction[0]["predicted_class_name"] in SPLIT.class_names
+    def test_a_sample_and_the_frame(self, split):
+        prediction = predict(self.model, split.x_test, split.class_names)
+        assert prediction[0]["predicted_class_name"] in split.class_names
         frame = prediction.to_frame()
         assert list(frame.columns[-3:]) == ["p(setosa)", "p(versicolor)", "p(virginica)"]
         assert len(frame) == 30
-        assert "predicted_class_name" not in predict(self.model, SPLIT.x_test)[0]
+        assert "predicted_class_name" not in predict(self.model, split.x_test)[0]
 
-    def test_accuracy_equals_scikit_learn(self):
-        result = accuracy(self.model, SPLIT.x_test, SPLIT.y_test)
-        expected = accuracy_score(SPLIT.y_test.numpy(), predict(self.model, SPLIT.x_test).labels.numpy())
+    def test_accuracy_equals_scikit_learn(self, split):
+        result = accuracy(self.model, split.x_test, split.y_test)
+        expected = accuracy_score(split.y_test.numpy(), predict(self.model, split.x_test).labels.numpy())
         assert result.value == pytest.approx(expected)
         assert result.n == 30
         assert f"{expected:.3f}" in str(result)
@@ -73,31 +67,31 @@ class TestInference:
     @pytest.mark.parametrize(
         ("call", "error", "words"),
         [
-            (lambda m: predict(m, SPLIT.x_test, ["a"]), ValueError, "3 classes"),
-            (lambda m: predict(m, SPLIT.x_test[:0]), ValueError, "empty"),
-            (lambda m: predict(m, SPLIT.x_test * math.inf), ValueError, "infinite"),
-            (lambda m: predict(nn.Linear(4, 1), SPLIT.x_test), ValueError, "C ≥ 2"),
-            (lambda m: predict(nn.Flatten(0), SPLIT.x_test), ValueError, r"logits \(N, C\)"),
-            (lambda m: accuracy(m, SPLIT.x_test, SPLIT.y_test[:3]), ValueError, "each of the 30"),
-            (lambda m: accuracy(m, SPLIT.x_test, SPLIT.y_test, confidence=1.0), ValueError, "confidence"),
+            (lambda m, split: predict(m, split.x_test, ["a"]), ValueError, "3 classes"),
+            (lambda m, split: predict(m, split.x_test[:0]), ValueError, "empty"),
+            (lambda m, split: predict(m, split.x_test * math.inf), ValueError, "infinite"),
+            (lambda m, split: predict(nn.Linear(4, 1), split.x_test), ValueError, "C ≥ 2"),
+            (lambda m, split: predict(nn.Flatten(0), split.x_test), ValueError, r"logits \(N, C\)"),
+            (lambda m, split: accuracy(m, split.x_test, split.y_test[:3]), ValueError, "each of the 30"),
+            (lambda m, split: accuracy(m, split.x_test, split.y_test, confidence=1.0), ValueError, "confidence"),
         ],
     )
-    def test_bad_input(self, call, error, words):
+    def test_bad_input(self, split, call, error, words):
         with pytest.raises(error, match=words):
-            call(self.model)
+            call(self.model, split)
 
-    def test_e65_eval_mode_neither_stops_updates_nor_gradients(self):
+    def test_e65_eval_mode_neither_stops_updates_nor_gradients(self, split):
         model = seeded_mlp().eval()
         before = model.hidden.weight.detach().clone()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        F.cross_entropy(model(SPLIT.x_train), SPLIT.y_train).backward()
+        F.cross_entropy(model(split.x_train), split.y_train).backward()
         optimizer.step()
         assert not torch.equal(before, model.hidden.weight)
 
-    def test_e63_the_mean_counts_every_sample_once(self):
+    def test_e63_the_mean_counts_every_sample_once(self, split):
         """65 samples with a last batch of one: the sum over batches divided once equals the loss in one batch."""
         model = seeded_mlp()
-        x, y = SPLIT.x_train[:65], SPLIT.y_train[:65]
+        x, y = split.x_train[:65], split.y_train[:65]
         with torch.no_grad():
             whole = F.cross_entropy(model(x), y)
             parts = [

@@ -12,14 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils.iris import MLP, count_parameters, load_iris_split, model_summary, parameter_table, weight_statistics
-
-SPLIT = load_iris_split()
-
-
-def seeded_mlp(**options) -> MLP:
-    torch.manual_seed(0)
-    return MLP(**options)
+from course_utils.iris import MLP, count_parameters, model_summary, parameter_table, weight_statistics
+from tests.support.models import seeded_mlp
 
 
 class TestInspection:
@@ -79,8 +73,8 @@ class TestSummary:
     def test_names_the_parameters(self, engine):
         assert "Total params: 83" in model_summary(MLP(), input_size=(1, 4), engine=engine)
 
-    def test_input_data_and_size_agree(self):
-        assert model_summary(MLP(), input_data=SPLIT.x_test) == model_summary(MLP(), input_size=(30, 4))
+    def test_input_data_and_size_agree(self, split):
+        assert model_summary(MLP(), input_data=split.x_test) == model_summary(MLP(), input_size=(30, 4))
 
     def test_e68_what_torchsummary_really_does(self):
         assert "Total params: 220" in model_summary(Twice(), input_size=(1, 10), engine="torchsummary")
@@ -93,9 +87,9 @@ class TestSummary:
         assert norm.running_mean.abs().sum() > 0  # the raw library leaves traces
         assert not torch.equal(state, torch.get_rng_state())
 
-    def test_half_and_double_models(self):
+    def test_half_and_double_models(self, split):
         for dtype in (torch.float64, torch.float32):
-            text = model_summary(MLP().to(dtype), input_data=SPLIT.x_test.to(dtype), engine="torchinfo")
+            text = model_summary(MLP().to(dtype), input_data=split.x_test.to(dtype), engine="torchinfo")
             assert "Total params: 83" in text
         assert "Total params: 83" in model_summary(MLP().double(), input_size=(1, 4), engine="torchsummary")
 
@@ -103,7 +97,7 @@ class TestSummary:
         ("options", "error", "words"),
         [
             ({}, ValueError, "exactly one"),
-            ({"input_size": (1, 4), "input_data": SPLIT.x_test}, ValueError, "exactly one"),
+            ({"input_size": (1, 4), "input_data": torch.zeros(2, 4)}, ValueError, "exactly one"),
             ({"input_size": (1, 4), "engine": "keras"}, ValueError, "'torchinfo', 'torchsummary'"),
             ({"input_size": (0, 4)}, ValueError, "at least 1"),
             ({"input_size": (1, 4.0)}, TypeError, "int"),

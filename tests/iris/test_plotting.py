@@ -1,37 +1,32 @@
 """The figures of chapter 7."""
 
 import pytest
-import torch
 from torch import nn
 
 from course_utils.iris import (
     MLP,
-    load_iris_split,
     plot_decision_regions,
     plot_loss,
     plot_weight_distributions,
     predict,
     train,
 )
+from tests.support.models import seeded_mlp
 
-SPLIT = load_iris_split()
 
-
-def seeded_mlp(**options) -> MLP:
-    torch.manual_seed(0)
-    return MLP(**options)
+@pytest.fixture(scope="module")
+def history(split):
+    return train(MLP(), split.x_train, split.y_train, epochs=20, log_every=5, progress=False)
 
 
 class TestFigures:
-    history = train(MLP(), SPLIT.x_train, SPLIT.y_train, epochs=20, log_every=5, progress=False)
-
-    def test_loss_curve_draws_the_history(self):
-        line = plot_loss(self.history).axes[0].lines[0]
+    def test_loss_curve_draws_the_history(self, history):
+        line = plot_loss(history).axes[0].lines[0]
         assert line.get_xdata().tolist() == [1, 5, 10, 15, 20]
-        assert line.get_ydata().tolist() == pytest.approx(self.history.losses.tolist())
+        assert line.get_ydata().tolist() == pytest.approx(history.losses.tolist())
 
-    def test_several_runs_have_a_legend(self):
-        figure = plot_loss({"a": self.history, "b": self.history})
+    def test_several_runs_have_a_legend(self, history):
+        figure = plot_loss({"a": history, "b": history})
         assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["a", "b"]
         with pytest.raises(ValueError, match="empty"):
             plot_loss({})
@@ -51,12 +46,12 @@ class TestFigures:
         with pytest.raises(ValueError, match="no parameters"):
             plot_weight_distributions(nn.ReLU())
 
-    def test_regions_circle_the_wrong_ones(self):
+    def test_regions_circle_the_wrong_ones(self, split):
         model = seeded_mlp()
-        figure = plot_decision_regions(model, SPLIT.x_test, SPLIT.y_test, class_names=SPLIT.class_names)
+        figure = plot_decision_regions(model, split.x_test, split.y_test, class_names=split.class_names)
         labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        wrong = int((predict(model, SPLIT.x_test).labels != SPLIT.y_test).sum())
-        assert labels == [*SPLIT.class_names, "wrong"]
+        wrong = int((predict(model, split.x_test).labels != split.y_test).sum())
+        assert labels == [*split.class_names, "wrong"]
         assert len(figure.axes[0].collections[-1].get_offsets()) == wrong
 
     @pytest.mark.parametrize(
@@ -68,6 +63,6 @@ class TestFigures:
             ({"class_names": ["a"]}, "3 classes"),
         ],
     )
-    def test_bad_input(self, options, words):
+    def test_bad_input(self, split, options, words):
         with pytest.raises(ValueError, match=words):
-            plot_decision_regions(seeded_mlp(), SPLIT.x_test, SPLIT.y_test, **options)
+            plot_decision_regions(seeded_mlp(), split.x_test, split.y_test, **options)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from course_utils.iris import MLP
 from tests.support.values import random_normal
 
 
@@ -39,16 +40,18 @@ def mlp(*between: nn.Module, inputs: int = 64, hidden: int = 32, outputs: int = 
         return nn.Sequential(nn.Linear(inputs, hidden), *(between or [nn.ReLU()]), nn.Linear(hidden, outputs))
 
 
-class Function(nn.Module):
-    """Any function as a model, with one parameter, as libraries expect."""
+def seeded_mlp(**options) -> MLP:
+    """Chapter 7's network, always with the same weights."""
+    torch.manual_seed(0)
+    return MLP(**options)
+
+
+class Function(Apply):
+    """A function as a model with one parameter, as other libraries expect it."""
 
     def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
+        super().__init__(function)
         self.unused = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x):
-        return self.function(x)
 
 
 class PurposeError(Exception):
