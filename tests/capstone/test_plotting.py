@@ -1,5 +1,6 @@
 """The figures of chapter 6."""
 
+import functools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,9 @@ from matplotlib.text import Text
 
 from course_utils import capstone
 from course_utils.capstone import (
+    Evaluation,
+    PictureReadings,
+    RobustnessCurve,
     evaluate_logits,
     interpret_model_outputs,
     measure_robustness,
@@ -23,19 +27,35 @@ def title_of(ax) -> str:
     return ax.get_title("center") or ax.get_title("left")
 
 
+@functools.cache
+def evaluation() -> Evaluation:
+    return evaluate_logits(*random_outputs(3, 31, 10), NAMES)
+
+
+@functools.cache
+def of_three_classes() -> Evaluation:
+    return evaluate_logits(*random_outputs(4, 12, 3), ["a", "b", "c"])
+
+
+@functools.cache
+def readings() -> PictureReadings:
+    return interpret_model_outputs(linear(), IMAGES, TARGET, NAMES, normalization=STATISTICS)
+
+
+@functools.cache
+def robustness() -> RobustnessCurve:
+    return measure_robustness(linear(), DATA, eps=(0, 0.1), steps=1, num_samples=5)
+
+
 class TestFigures:
-    EVALUATION = evaluate_logits(*random_outputs(3, 31, 10), NAMES)
-    OTHER = evaluate_logits(*random_outputs(4, 12, 3), ["a", "b", "c"])
-    READINGS = interpret_model_outputs(linear(), IMAGES, TARGET, NAMES, normalization=STATISTICS)
-    CURVE = measure_robustness(linear(), DATA, eps=(0, 0.1), steps=1, num_samples=5)
     DRAW = {  # noqa: RUF012
         "pictures": lambda **o: capstone.plot_pictures(IMAGES[:7], list("abcdefg"), columns=3, **o),
         "floats": lambda **o: capstone.plot_pictures(IMAGES[:1] / 255, **o),
-        "readings": lambda **o: capstone.plot_readings(TestFigures.READINGS, IMAGES, **o),
+        "readings": lambda **o: capstone.plot_readings(readings(), IMAGES, **o),
         "training": lambda **o: capstone.plot_training(fit(linear()), **o),
-        "confusion": lambda **o: capstone.plot_confusion_matrix(TestFigures.EVALUATION, **o),
-        "metrics": lambda **o: capstone.plot_metrics(TestFigures.EVALUATION, **o),
-        "robustness": lambda **o: capstone.plot_robustness({"a": TestFigures.CURVE, "b": TestFigures.CURVE}, **o),
+        "confusion": lambda **o: capstone.plot_confusion_matrix(evaluation(), **o),
+        "metrics": lambda **o: capstone.plot_metrics(evaluation(), **o),
+        "robustness": lambda **o: capstone.plot_robustness({"a": robustness(), "b": robustness()}, **o),
     }
 
     @pytest.mark.parametrize("name", DRAW)
@@ -54,8 +74,8 @@ class TestFigures:
             assert ax.has_data()
 
     def test_the_confusion_matrix_shows_per_cent_of_true_classes(self):
-        ax = capstone.plot_confusion_matrix(self.OTHER).axes[0]
-        counts = self.OTHER.confusion_matrix.double()
+        ax = capstone.plot_confusion_matrix(of_three_classes()).axes[0]
+        counts = of_three_classes().confusion_matrix.double()
         expected = [
             f"{v:.0f}" if v >= 0.5 else "" for v in (100 * counts / counts.sum(1, keepdim=True)).flatten().tolist()
         ]
@@ -63,9 +83,9 @@ class TestFigures:
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
 
     def test_the_title_of_a_reading_says_whether_it_is_right(self):
-        axes = capstone.plot_readings(self.READINGS, IMAGES).axes
+        axes = capstone.plot_readings(readings(), IMAGES).axes
         for i, ax in enumerate(axes):
-            row = self.READINGS[i]
+            row = readings()[i]
             true, said = title_of(ax).split("\n")
             assert true == NAMES[row["target"]]
             assert said.startswith(f"{'✓' if row['labels'] == row['target'] else '✗'} {NAMES[row['labels']]}")
@@ -81,13 +101,13 @@ class TestFigures:
     def test_visualize_results(self, tmp_path, monkeypatch):
         saved = []
         monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: saved.append(Path(path)))
-        figures = visualize_results(self.EVALUATION, IMAGES, calibrated=self.EVALUATION, save_folder=tmp_path / "new")
+        figures = visualize_results(evaluation(), IMAGES, calibrated=evaluation(), save_folder=tmp_path / "new")
         assert list(figures) == ["predictions", "confusion_matrix", "metrics", "reliability"]
         assert all(isinstance(figure, Figure) for figure in figures.values())
         assert saved == [tmp_path / "new" / f"{name}.png" for name in figures]
         assert len([ax for ax in figures["predictions"].axes if ax.images]) == 12
         titles = [title_of(ax).split("\n")[0] for ax in figures["predictions"].axes]
-        assert titles == [NAMES[k] for k in self.EVALUATION.target[:12]]
+        assert titles == [NAMES[k] for k in evaluation().target[:12]]
         words = " ".join(text.get_text() for text in figures["reliability"].findobj(Text))
         assert "as trained" in words
         assert "calibrated" in words
@@ -101,27 +121,27 @@ class TestFigures:
     @pytest.mark.parametrize(
         ("draw", "error"),
         [
-            (lambda t: capstone.plot_pictures(IMAGES[:0]), ValueError),
-            (lambda t: capstone.plot_pictures(IMAGES[:, :2]), ValueError),
-            (lambda t: capstone.plot_pictures(normalize(IMAGES, *STATISTICS)), ValueError),
-            (lambda t: capstone.plot_pictures(IMAGES[:2], ["one"]), ValueError),
-            (lambda t: capstone.plot_pictures(IMAGES[:2], columns=0), ValueError),
-            (lambda t: capstone.plot_readings(t.READINGS, IMAGES[:1]), ValueError),
-            (lambda t: capstone.plot_readings("readings", IMAGES), TypeError),
-            (lambda t: capstone.plot_training("history"), TypeError),
-            (lambda t: capstone.plot_confusion_matrix("evaluation"), TypeError),
-            (lambda t: capstone.plot_metrics(t.EVALUATION.per_class), TypeError),
-            (lambda t: capstone.plot_robustness({}), ValueError),
-            (lambda t: capstone.plot_robustness(t.CURVE), (TypeError, ValueError)),
-            (lambda t: capstone.plot_robustness({"a": 3}), TypeError),
-            (lambda t: visualize_results("evaluation", IMAGES), TypeError),
-            (lambda t: visualize_results(t.EVALUATION, IMAGES[:3]), ValueError),
-            (lambda t: visualize_results(t.EVALUATION, IMAGES / 255), TypeError),
-            (lambda t: visualize_results(t.EVALUATION, IMAGES, num_samples=0), ValueError),
-            (lambda t: visualize_results(t.EVALUATION, IMAGES, calibrated="yes"), TypeError),
-            (lambda t: visualize_results(t.EVALUATION, IMAGES, calibrated=t.OTHER), ValueError),
+            (lambda: capstone.plot_pictures(IMAGES[:0]), ValueError),
+            (lambda: capstone.plot_pictures(IMAGES[:, :2]), ValueError),
+            (lambda: capstone.plot_pictures(normalize(IMAGES, *STATISTICS)), ValueError),
+            (lambda: capstone.plot_pictures(IMAGES[:2], ["one"]), ValueError),
+            (lambda: capstone.plot_pictures(IMAGES[:2], columns=0), ValueError),
+            (lambda: capstone.plot_readings(readings(), IMAGES[:1]), ValueError),
+            (lambda: capstone.plot_readings("readings", IMAGES), TypeError),
+            (lambda: capstone.plot_training("history"), TypeError),
+            (lambda: capstone.plot_confusion_matrix("evaluation"), TypeError),
+            (lambda: capstone.plot_metrics(evaluation().per_class), TypeError),
+            (lambda: capstone.plot_robustness({}), ValueError),
+            (lambda: capstone.plot_robustness(robustness()), (TypeError, ValueError)),
+            (lambda: capstone.plot_robustness({"a": 3}), TypeError),
+            (lambda: visualize_results("evaluation", IMAGES), TypeError),
+            (lambda: visualize_results(evaluation(), IMAGES[:3]), ValueError),
+            (lambda: visualize_results(evaluation(), IMAGES / 255), TypeError),
+            (lambda: visualize_results(evaluation(), IMAGES, num_samples=0), ValueError),
+            (lambda: visualize_results(evaluation(), IMAGES, calibrated="yes"), TypeError),
+            (lambda: visualize_results(evaluation(), IMAGES, calibrated=of_three_classes()), ValueError),
         ],
     )
     def test_bad_input(self, draw, error):
         with pytest.raises(error, match=r"must|empty|images|titles|evaluation"):
-            draw(TestFigures)
+            draw()

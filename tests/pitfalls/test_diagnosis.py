@@ -13,12 +13,14 @@ from course_utils.data import load_split
 from course_utils.pitfalls import Diagnosis, Finding, diagnose, first_nonfinite_layer, log_transform
 from tests.support.models import Apply, mlp
 from tests.support.snapshots import snapshot
-from tests.support.values import INF, NAN, random_normal
-
-DIGITS = load_split("digits")
+from tests.support.values import INF, NAN, digits, random_normal
 
 
-X, Y = DIGITS.x_train, DIGITS.y_train
+@functools.cache
+def batch() -> SimpleNamespace:
+    """64 digits as rows (64, 64) and as images (64, 1, 8, 8), their classes (64,), and 1.0 for each above 4 (64,)."""
+    x, y = digits().x_train[:64], digits().y_train[:64]
+    return SimpleNamespace(x=x, y=y, images=x.reshape(-1, 1, 8, 8), ones=(y > 4).float())
 
 
 @functools.cache
@@ -28,13 +30,13 @@ def trained() -> nn.Sequential:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(30):
         optimizer.zero_grad()
-        F.cross_entropy(model(X), Y).backward()
+        F.cross_entropy(model(digits().x_train), digits().y_train).backward()
         optimizer.step()
-    assert (model(DIGITS.x_test).argmax(1) == DIGITS.y_test).float().mean() > 0.9
+    assert (model(digits().x_test).argmax(1) == digits().y_test).float().mean() > 0.9
     return model
 
 
-def found(model, x=X[:64], target=Y[:64], loss=F.cross_entropy) -> dict[str, str]:
+def found(model, x, target, loss) -> dict[str, str]:
     """check → severity."""
     return {finding.check: finding.severity for finding in diagnose(model, x, target, loss).findings}
 
@@ -84,19 +86,15 @@ class CausalAttention(nn.Module):
         return self.head(self.attention(rows, rows, rows, attn_mask=mask)[0].mean(1))
 
 
-ONES = (Y[:64] > 4).float()
-
-
-IMAGES = X[:64].reshape(-1, 1, 8, 8)
-
-
-def case(model=None, x=X[:64], target=Y[:64], loss=F.cross_entropy) -> tuple:
+def case(model=None, **changes) -> tuple:
     """The arguments of diagnose; a healthy network and call where nothing else is said."""
-    return model or mlp(), x, target, loss
+    arguments = {"x": batch().x, "target": batch().y, "loss": F.cross_entropy} | changes
+    return model or mlp(), arguments["x"], arguments["target"], arguments["loss"]
 
 
-def yes_no(*after: nn.Module, target=ONES[:, None], loss=F.binary_cross_entropy_with_logits) -> tuple:
-    return case(nn.Sequential(mlp(outputs=1), *after), target=target, loss=loss)
+def yes_no(*after: nn.Module, **changes) -> tuple:
+    defaults = {"target": batch().ones[:, None], "loss": F.binary_cross_entropy_with_logits}
+    return case(nn.Sequential(mlp(outputs=1), *after), **(defaults | changes))
 
 
 def then(*layers, **options) -> tuple:
@@ -123,144 +121,175 @@ def wrong_share(output, target):
     return (output.argmax(1) != target).float().mean()
 
 
-PIXELS = {"x": IMAGES, "target": IMAGES[:, 0, 1:-1, 1:-1].long() * 0}
+def of_pixels(model) -> tuple:
+    """A class for each pixel of the images."""
+    return case(model, x=batch().images, target=torch.zeros(64, 6, 6, dtype=torch.int64))
+
+
+def minus_ones() -> torch.Tensor:
+    """Classes (64,) with −1 in place of 3."""
+    return batch().y.masked_fill(batch().y == 3, -1)
 
 
 NO_TARGET = {"target": None, "loss": None}
-
-
-MINUS_ONES = Y[:64].masked_fill(Y[:64] == 3, -1)
-
-
-# the fault → check, severity, a call with that fault, the repaired call
+# the fault → check, severity, a call with that fault, the repaired call; made when a test asks for them
 FAULTS = {
     "broadcasting mse": (
         *("broadcasting loss", "problem"),
-        yes_no(target=ONES, loss=F.mse_loss),
-        yes_no(loss=F.mse_loss),
+        lambda: yes_no(target=batch().ones, loss=F.mse_loss),
+        lambda: yes_no(loss=F.mse_loss),
     ),
     "broadcasting the other way": (
         *("broadcasting loss", "problem"),
-        yes_no(nn.Flatten(0), loss=nn.SmoothL1Loss()),
-        yes_no(nn.Flatten(0), target=ONES, loss=nn.SmoothL1Loss()),
+        lambda: yes_no(nn.Flatten(0), loss=nn.SmoothL1Loss()),
+        lambda: yes_no(nn.Flatten(0), target=batch().ones, loss=nn.SmoothL1Loss()),
     ),
     "broadcasting by hand": (
         *("broadcasting loss", "problem"),
-        yes_no(target=ONES, loss=square),
-        yes_no(loss=square),
+        lambda: yes_no(target=batch().ones, loss=square),
+        lambda: yes_no(loss=square),
     ),
     "double softmax, module": (
         *("output and loss", "problem"),
-        then(nn.Softmax(dim=1), loss=nn.CrossEntropyLoss()),
-        case(loss=nn.CrossEntropyLoss()),
+        lambda: then(nn.Softmax(dim=1), loss=nn.CrossEntropyLoss()),
+        lambda: case(loss=nn.CrossEntropyLoss()),
     ),
     "double softmax, function": (
         *("output and loss", "problem"),
-        then(lambda x: torch.softmax(x, 1)),
-        then(lambda x: torch.log_softmax(x, 1), loss=F.nll_loss),
+        lambda: then(lambda x: torch.softmax(x, 1)),
+        lambda: then(lambda x: torch.log_softmax(x, 1), loss=F.nll_loss),
     ),
     "double softmax, pixels": (
         *("output and loss", "problem"),
-        case(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softmax(dim=1)), **PIXELS),
-        case(nn.Conv2d(1, 3, 3), **PIXELS),
+        lambda: of_pixels(nn.Sequential(nn.Conv2d(1, 3, 3), nn.Softmax(dim=1))),
+        lambda: of_pixels(nn.Conv2d(1, 3, 3)),
     ),
-    "double sigmoid": ("output and loss", "problem", yes_no(nn.Sigmoid()), yes_no(nn.Sigmoid(), loss=nn.BCELoss())),
-    "no sigmoid": ("output and loss", "problem", yes_no(loss=F.binary_cross_entropy), yes_no()),
+    "double sigmoid": (
+        "output and loss",
+        "problem",
+        lambda: yes_no(nn.Sigmoid()),
+        lambda: yes_no(nn.Sigmoid(), loss=nn.BCELoss()),
+    ),
+    "no sigmoid": ("output and loss", "problem", lambda: yes_no(loss=F.binary_cross_entropy), yes_no),
     "no log_softmax": (
         *("output and loss", "problem"),
-        case(loss=nn.NLLLoss()),
-        then(nn.LogSoftmax(1), loss=nn.NLLLoss()),
+        lambda: case(loss=nn.NLLLoss()),
+        lambda: then(nn.LogSoftmax(1), loss=nn.NLLLoss()),
     ),
     "softmax without log": (
         *("output and loss", "problem"),
-        then(nn.Softmax(1), loss=nn.NLLLoss()),
-        then(nn.LogSoftmax(1), loss=nn.NLLLoss()),
+        lambda: then(nn.Softmax(1), loss=nn.NLLLoss()),
+        lambda: then(nn.LogSoftmax(1), loss=nn.NLLLoss()),
     ),
     "one class": (
         *("output and loss", "problem"),
-        case(mlp(outputs=1), target=ONES.long()),
-        case(mlp(outputs=2), target=ONES.long()),
+        lambda: case(mlp(outputs=1), target=batch().ones.long()),
+        lambda: case(mlp(outputs=2), target=batch().ones.long()),
     ),
-    "labels from 1": ("labels", "problem", case(target=Y[:64] + 1), case()),
+    "labels from 1": ("labels", "problem", lambda: case(target=batch().y + 1), case),
     "labels below 0": (
         *("labels", "problem"),
-        case(target=MINUS_ONES, loss=nn.CrossEntropyLoss()),
-        case(target=MINUS_ONES, loss=nn.CrossEntropyLoss(ignore_index=-1)),
+        lambda: case(target=minus_ones(), loss=nn.CrossEntropyLoss()),
+        lambda: case(target=minus_ones(), loss=nn.CrossEntropyLoss(ignore_index=-1)),
     ),
-    "constant output": ("constant output", "warning", altered(lambda m: m[2].weight.zero_()), case()),
-    "unused parameters": ("unused parameters", "warning", case(Unused(call=False)), case(Unused(call=True))),
-    "frozen parameters": ("frozen parameters", "note", altered(lambda m: m[0].requires_grad_(False)), case()),
+    "constant output": ("constant output", "warning", lambda: altered(lambda m: m[2].weight.zero_()), case),
+    "unused parameters": (
+        "unused parameters",
+        "warning",
+        lambda: case(Unused(call=False)),
+        lambda: case(Unused(call=True)),
+    ),
+    "frozen parameters": (
+        "frozen parameters",
+        "note",
+        lambda: altered(lambda m: m[0].requires_grad_(False)),
+        case,
+    ),
     "nothing to train": (
         *("gradients", "warning"),
-        altered(lambda m: m.requires_grad_(False)),
-        altered(lambda m: m[0].requires_grad_(False)),
+        lambda: altered(lambda m: m.requires_grad_(False)),
+        lambda: altered(lambda m: m[0].requires_grad_(False)),
     ),
     "dead ReLUs": (
         *("dead ReLUs", "warning"),
-        altered(lambda m: m[0].bias[:20].fill_(-100)),
-        altered(lambda m: m[0].bias[:2].fill_(-100)),
+        lambda: altered(lambda m: m[0].bias[:20].fill_(-100)),
+        lambda: altered(lambda m: m[0].bias[:2].fill_(-100)),
     ),
     "dead channels": (
         *("dead ReLUs", "warning"),
-        altered(lambda m: m[0].bias[:3].fill_(-100), convolution(), x=IMAGES),
-        case(convolution(), x=IMAGES),
+        lambda: altered(lambda m: m[0].bias[:3].fill_(-100), convolution(), x=batch().images),
+        lambda: case(convolution(), x=batch().images),
     ),
-    "zero gradients": ("zero gradients", "warning", altered(lambda m: m[0].bias.fill_(-1000)), case()),
+    "zero gradients": ("zero gradients", "warning", lambda: altered(lambda m: m[0].bias.fill_(-1000)), case),
     "vanishing gradients": (
         *("vanishing gradients", "warning"),
-        case(deep(nn.Sigmoid)),
-        case(deep(lambda: nn.LayerNorm(64), nn.ReLU)),
+        lambda: case(deep(nn.Sigmoid)),
+        lambda: case(deep(lambda: nn.LayerNorm(64), nn.ReLU)),
     ),
     "exploding gradients": (
         *("exploding gradients", "warning"),
-        altered(lambda m: [p.mul_(20) for p in m.parameters()], deep(nn.ReLU, depth=6)),
-        case(deep(nn.ReLU, depth=6)),
+        lambda: altered(lambda m: [p.mul_(20) for p in m.parameters()], deep(nn.ReLU, depth=6)),
+        lambda: case(deep(nn.ReLU, depth=6)),
     ),
     "layer that is not finite": (
         *("NaN or Inf", "problem"),
-        case(mlp(Apply(torch.log))),
-        case(mlp(Apply(lambda x: log_transform(x.relu())))),
+        lambda: case(mlp(Apply(torch.log))),
+        lambda: case(mlp(Apply(lambda x: log_transform(x.relu())))),
     ),
-    "inputs that are not finite": ("inputs", "problem", case(x=X[:64].masked_fill(X[:64] > 2, NAN)), case()),
-    "large inputs": ("inputs", "warning", case(x=X[:64] * 100), case()),
+    "inputs that are not finite": (
+        "inputs",
+        "problem",
+        lambda: case(x=batch().x.masked_fill(batch().x > 2, NAN)),
+        case,
+    ),
+    "large inputs": ("inputs", "warning", lambda: case(x=batch().x * 100), case),
     "parameters that are not finite": (
         *("parameters", "problem"),
-        altered(lambda m: m[0].weight[0, 0].fill_(NAN)),
-        case(),
+        lambda: altered(lambda m: m[0].weight[0, 0].fill_(NAN)),
+        case,
     ),
     "gradients that are not finite": (
         *("gradients", "problem"),
-        then(lambda x: (x * 0).sqrt() + x),
-        then(lambda x: (x * 0 + 1).sqrt() + x),
+        lambda: then(lambda x: (x * 0).sqrt() + x),
+        lambda: then(lambda x: (x * 0 + 1).sqrt() + x),
     ),
-    "train mode": ("mode", "note", case(mlp(nn.ReLU(), nn.Dropout())), case()),
-    "batch averaged": ("batch axis", "problem", then(lambda x: x.mean(0), **NO_TARGET), case(**NO_TARGET)),
+    "train mode": ("mode", "note", lambda: case(mlp(nn.ReLU(), nn.Dropout())), case),
+    "batch averaged": (
+        "batch axis",
+        "problem",
+        lambda: then(lambda x: x.mean(0), **NO_TARGET),
+        lambda: case(**NO_TARGET),
+    ),
     "batch of one squeezed": (
         *("batch axis", "problem"),
-        then(torch.squeeze, x=X[:1], **NO_TARGET),
-        case(x=X[:1], **NO_TARGET),
+        lambda: then(torch.squeeze, x=batch().x[:1], **NO_TARGET),
+        lambda: case(x=batch().x[:1], **NO_TARGET),
     ),
-    "batch reshaped": ("batch axis", "problem", then(lambda x: x.reshape(-1, 5)), case()),
-    "detached output": ("gradients", "problem", then(torch.detach), case()),
-    "detached loss": ("gradients", "problem", case(loss=wrong_share), case()),
-    "loss that raises": ("loss", "problem", case(target=Y[:63]), case()),
+    "batch reshaped": ("batch axis", "problem", lambda: then(lambda x: x.reshape(-1, 5)), case),
+    "detached output": ("gradients", "problem", lambda: then(torch.detach), case),
+    "detached loss": ("gradients", "problem", lambda: case(loss=wrong_share), case),
+    "loss that raises": ("loss", "problem", lambda: case(target=batch().y[:63]), case),
     "loss that is no scalar": (
         *("loss", "problem"),
-        case(loss=nn.CrossEntropyLoss(reduction="none")),
-        case(loss=nn.CrossEntropyLoss(reduction="sum")),
+        lambda: case(loss=nn.CrossEntropyLoss(reduction="none")),
+        lambda: case(loss=nn.CrossEntropyLoss(reduction="sum")),
     ),
     "loss that is infinite": (
         *("loss", "problem"),
-        case(loss=lambda output, target: F.cross_entropy(output, target) / 0),
-        case(loss=lambda output, target: F.cross_entropy(output, target) / 2),
+        lambda: case(loss=lambda output, target: F.cross_entropy(output, target) / 0),
+        lambda: case(loss=lambda output, target: F.cross_entropy(output, target) / 2),
     ),
 }
+
+
+ROWS, LABELS = torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64)
 
 
 class TestDiagnose:
     @pytest.mark.parametrize("fault", FAULTS)
     def test_finds_the_fault_and_not_its_repair(self, fault):
-        check, severity, faulty, repaired = FAULTS[fault]
+        check, severity, make_faulty, make_repaired = FAULTS[fault]
+        faulty, repaired = make_faulty(), make_repaired()
         assert found(*faulty).get(check) == severity
         assert check not in found(*repaired)
         assert diagnose(*faulty).ok == (severity == "note" and len(found(*faulty)) == 1)
@@ -269,46 +298,51 @@ class TestDiagnose:
     @pytest.mark.parametrize("rows", [slice(None), slice(0, 16), slice(300, 364)], ids=str)
     @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(label_smoothing=0.1)], ids=["F", "nn"])
     def test_a_healthy_classifier_of_digits(self, rows, loss):
-        report = diagnose(trained(), X[rows], Y[rows], loss)
+        report = diagnose(trained(), digits().x_train[rows], digits().y_train[rows], loss)
         assert report.ok
         assert report.findings == ()
         assert str(report) == "Nothing suspicious was found."
 
     @pytest.mark.parametrize(
-        ("model", "x", "target", "loss"),
+        "healthy",
         [
-            (trained(), X[:64], F.one_hot(Y[:64], 10).float(), F.cross_entropy),
-            (trained(), X[:64], None, None),
-            (copy.deepcopy(trained()).double(), X[:64].double(), Y[:64], F.cross_entropy),
-            (copy.deepcopy(trained()).bfloat16(), X[:64].bfloat16(), Y[:64], F.cross_entropy),
-            (mlp(nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout()), X[:64], Y[:64], F.cross_entropy),
-            (mlp(nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout()).eval(), X[:64], Y[:64], F.cross_entropy),
-            (mlp(nn.Sigmoid()), X[:64], Y[:64], F.cross_entropy),
-            (mlp(outputs=3), X[:64], F.one_hot(Y[:64] % 3, 3).float(), nn.BCEWithLogitsLoss()),
-            (
+            lambda: (trained(), batch().x, F.one_hot(batch().y, 10).float(), F.cross_entropy),
+            lambda: (trained(), batch().x, None, None),
+            lambda: (copy.deepcopy(trained()).double(), batch().x.double(), batch().y, F.cross_entropy),
+            lambda: (copy.deepcopy(trained()).bfloat16(), batch().x.bfloat16(), batch().y, F.cross_entropy),
+            lambda: (mlp(nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout()), batch().x, batch().y, F.cross_entropy),
+            lambda: (mlp(nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout()).eval(), batch().x, batch().y, F.cross_entropy),
+            lambda: (mlp(nn.Sigmoid()), batch().x, batch().y, F.cross_entropy),
+            lambda: (mlp(outputs=3), batch().x, F.one_hot(batch().y % 3, 3).float(), nn.BCEWithLogitsLoss()),
+            lambda: (
                 nn.Sequential(nn.Embedding(17, 8), nn.Flatten(), nn.Linear(512, 10)),
                 load_split("digits", scaling="none").x_train[:64].long(),
-                Y[:64],
+                batch().y,
                 F.cross_entropy,
             ),
-            (nn.Sequential(mlp(), Apply(lambda x: SimpleNamespace(logits=x))), X[:64], Y[:64], F.cross_entropy),
+            lambda: (
+                nn.Sequential(mlp(), Apply(lambda x: SimpleNamespace(logits=x))),
+                batch().x,
+                batch().y,
+                F.cross_entropy,
+            ),
         ],
         ids=["soft", "no target", "double", "half", "train", "eval", "sigmoid", "multilabel", "tokens", "logits"],
     )
-    def test_other_healthy_networks(self, model, x, target, loss):
-        assert diagnose(model, x, target, loss).ok
+    def test_other_healthy_networks(self, healthy):
+        assert diagnose(*healthy()).ok
 
     def test_modes_of_layers_are_told_apart(self):
         model = mlp(nn.BatchNorm1d(32), nn.Dropout())
-        assert "all Dropout and BatchNorm layers are in train mode" in messages(model, X[:64])
+        assert "all Dropout and BatchNorm layers are in train mode" in messages(model, batch().x)
         model[1].eval()
-        assert "1 of 2 Dropout and BatchNorm layers are in train mode" in messages(model, X[:64])
-        assert "eval mode: right for reading outputs" in messages(model.eval(), X[:64])
+        assert "1 of 2 Dropout and BatchNorm layers are in train mode" in messages(model, batch().x)
+        assert "eval mode: right for reading outputs" in messages(model.eval(), batch().x)
 
     def test_says_it_in_words_the_worst_first(self):
         model = nn.Sequential(mlp(nn.ReLU(), nn.Dropout()), nn.Softmax(dim=1))
         model[0][0].requires_grad_(False)
-        report = diagnose(model, X[:64] * 100, Y[:64] + 1, F.cross_entropy)
+        report = diagnose(model, batch().x * 100, batch().y + 1, F.cross_entropy)
         severities = [finding.severity for finding in report.findings]
         assert severities == sorted(severities, key=["problem", "warning", "note"].index)
         assert set(severities) == {"problem", "warning", "note"}
@@ -345,18 +379,18 @@ class TestDiagnose:
         ],
     )
     def test_messages_name_what_was_seen(self, fault, words):
-        assert words in messages(*FAULTS[fault][2])
+        assert words in messages(*FAULTS[fault][2]())
 
     def test_vanishing_says_how_much(self):
         """The ratio in the message, against gradients taken by hand."""
         model = deep(nn.Sigmoid)
-        F.cross_entropy(model(X[:64]), Y[:64]).backward()
+        F.cross_entropy(model(batch().x), batch().y).backward()
         sizes = [
             float(layer.weight.grad.double().square().mean().sqrt()) for layer in model if hasattr(layer, "weight")
         ]
         ratio = max(sizes) / min(sizes)
         assert ratio > 1e5
-        assert f"{ratio:.0e} times smaller" in messages(copy.deepcopy(model), X[:64], Y[:64], F.cross_entropy)
+        assert f"{ratio:.0e} times smaller" in messages(copy.deepcopy(model), batch().x, batch().y, F.cross_entropy)
 
     def test_the_loss_in_train_mode_is_the_one_of_training(self):
         """The gradients are those of the mode that the model is in, with batch statistics and dropout."""
@@ -366,18 +400,18 @@ class TestDiagnose:
             seen.append(output.detach())
             return F.cross_entropy(output, target)
 
-        diagnose(model, X[:64], Y[:64], loss)
-        diagnose(model.eval(), X[:64], Y[:64], loss)
-        assert torch.equal(seen[-1], model(X[:64]).detach())
+        diagnose(model, batch().x, batch().y, loss)
+        diagnose(model.eval(), batch().x, batch().y, loss)
+        assert torch.equal(seen[-1], model(batch().x).detach())
         assert not torch.allclose(seen[0], seen[-1])
 
     # False alarms: a healthy network must not be called sick.
 
     def test_masks_of_minus_infinity_are_no_fault(self):
         model = CausalAttention()
-        assert model(X[:64]).isfinite().all()
-        assert "the output is not finite" not in messages(model, X[:64], Y[:64], F.cross_entropy)
-        assert diagnose(model, X[:64], Y[:64], F.cross_entropy).ok
+        assert model(batch().x).isfinite().all()
+        assert "the output is not finite" not in messages(model, batch().x, batch().y, F.cross_entropy)
+        assert diagnose(model, batch().x, batch().y, F.cross_entropy).ok
 
     @pytest.mark.parametrize(
         "loss",
@@ -390,44 +424,44 @@ class TestDiagnose:
     )
     @pytest.mark.parametrize("n", [10, 1])
     def test_class_indices_for_as_many_samples_as_classes_do_not_broadcast(self, loss, n):
-        assert "broadcasting loss" not in found(mlp(), X[:n], Y[:n], loss)
+        assert "broadcasting loss" not in found(mlp(), batch().x[:n], batch().y[:n], loss)
 
     def test_a_hidden_sigmoid_is_no_double_sigmoid(self):
         """Yes/no logits that happen to lie in [0, 1], made by a linear layer: a problem for nobody."""
         model = changed(mlp(nn.Sigmoid(), outputs=1), lambda m: (m[2].weight.mul_(0.1), m[2].bias.fill_(0.5)))
-        logits = model(X[:64])
+        logits = model(batch().x)
         assert (logits > 0).all()
         assert (logits < 1).all()
-        assert "problem" not in found(model, X[:64], ONES[:, None], nn.BCEWithLogitsLoss()).values()
+        assert "problem" not in found(model, batch().x, batch().ones[:, None], nn.BCEWithLogitsLoss()).values()
 
     def test_a_dark_border_is_no_dead_unit(self):
         """In a picture the unit is the channel: three quarters of its places are always 0, and it lives."""
         body = [nn.ZeroPad2d(4), nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)]
         model = changed(nn.Sequential(*body), lambda m: m[1].weight.fill_(1))
-        hidden = model[:3](IMAGES)
+        hidden = model[:3](batch().images)
         assert ((hidden == 0).all(0).float().mean() > 0.7) & (hidden > 0).any()
-        assert "dead ReLUs" not in found(model, IMAGES)
+        assert "dead ReLUs" not in found(*case(model, x=batch().images))
 
     def test_small_outputs_are_not_constant(self):
         model = nn.Sequential(mlp(), Apply(lambda x: 1e-9 * x))  # in metres, say, and the things are molecules
-        assert model(X[:64]).std(0).min() > 1e-11
-        assert "constant output" not in found(model, X[:64], None, None)
+        assert model(batch().x).std(0).min() > 1e-11
+        assert "constant output" not in found(model, batch().x, None, None)
 
     def test_sparse_gradients_of_an_embedding(self):
         model = nn.Sequential(nn.Embedding(17, 8, sparse=True), nn.Flatten(), nn.Linear(512, 10))
         tokens = load_split("digits", scaling="none").x_train[:64].long()
-        assert diagnose(model, tokens, Y[:64], F.cross_entropy).ok
+        assert diagnose(model, tokens, batch().y, F.cross_entropy).ok
 
     @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
     def test_the_callers_grad_mode_does_not_matter(self, context):
         with context():
-            assert diagnose(trained(), X[:64], Y[:64], F.cross_entropy).ok
+            assert diagnose(trained(), batch().x, batch().y, F.cross_entropy).ok
 
     # Misses.
 
     def test_logits_in_an_object_are_looked_at(self):
         model = nn.Sequential(mlp(), Apply(lambda x: SimpleNamespace(logits=(-x.abs() - 1).log())))
-        assert found(model, X[:64], None, None).get("NaN or Inf") == "problem"
+        assert found(model, batch().x, None, None).get("NaN or Inf") == "problem"
 
     def test_a_backward_pass_that_raises_is_a_finding(self):
         """An in-place change of what backward still needs."""
@@ -435,7 +469,7 @@ class TestDiagnose:
         def sigmoid_then_double(x):
             return x.sigmoid().mul_(2)
 
-        report = diagnose(nn.Sequential(mlp(), Apply(sigmoid_then_double)), X[:64], Y[:64], F.cross_entropy)
+        report = diagnose(nn.Sequential(mlp(), Apply(sigmoid_then_double)), batch().x, batch().y, F.cross_entropy)
         assert not report.ok
         assert "inplace" in str(report)
 
@@ -446,7 +480,7 @@ class TestDiagnose:
     )
     def test_a_double_softmax_behind_a_derived_loss(self, loss):
         model = nn.Sequential(mlp(), nn.Softmax(dim=1))
-        assert found(model, X[:64], Y[:64], loss).get("output and loss") == "problem"
+        assert found(model, batch().x, batch().y, loss).get("output and loss") == "problem"
 
     # Nothing is changed.
 
@@ -466,7 +500,7 @@ class TestDiagnose:
 
     @pytest.mark.parametrize("fault", FAULTS)
     def test_changes_nothing_about_a_sick_network(self, fault):
-        model, x, target, loss = FAULTS[fault][2]
+        model, x, target, loss = FAULTS[fault][2]()
         tensors = [x.nan_to_num(7)] if target is None else [x.nan_to_num(7), target]
         state = [value.nan_to_num(7).clone() for value in model.state_dict().values()]
         hooks = snapshot(model)[5:]
@@ -479,26 +513,26 @@ class TestDiagnose:
 
     def test_in_place_layers_leave_the_inputs_alone(self):
         model = nn.Sequential(nn.ReLU(inplace=True), *mlp(nn.ReLU(inplace=True)))
-        x = X[:64].clone()
-        diagnose(model, x, Y[:64], F.cross_entropy)
-        assert torch.equal(x, X[:64])
+        x = batch().x.clone()
+        diagnose(model, x, batch().y, F.cross_entropy)
+        assert torch.equal(x, batch().x)
 
     def test_gives_the_same_report_twice_despite_dropout(self):
         model = mlp(nn.Dropout(0.9), nn.ReLU())
-        reports = {str(diagnose(model, X[:20], Y[:20], F.cross_entropy)) for _ in range(3)}
+        reports = {str(diagnose(model, batch().x[:20], batch().y[:20], F.cross_entropy)) for _ in range(3)}
         assert len(reports) == 1
 
     @pytest.mark.parametrize(
         ("arguments", "error", "words"),
         [
-            ((torch.relu, X[:4]), TypeError, "model must be a torch.nn.Module"),
-            ((mlp(), X[:4].tolist()), TypeError, "inputs must be a torch.Tensor"),
-            ((mlp(), X[:0]), ValueError, "inputs is empty"),
-            ((mlp(), X[:4], Y[:4]), ValueError, "give target and loss together"),
-            ((mlp(), X[:4], None, F.cross_entropy), ValueError, "give target and loss together"),
-            ((mlp(), X[:4], Y[:4].tolist(), F.cross_entropy), TypeError, "target must be a torch.Tensor"),
-            ((mlp(), X[:4], Y[:4], "cross_entropy"), TypeError, r"loss must be callable as loss\(output, target\)"),
-            ((nn.LSTM(64, 10), X[:4]), TypeError, "the model must return a tensor.*a tuple of length 2"),
+            ((torch.relu, ROWS), TypeError, "model must be a torch.nn.Module"),
+            ((mlp(), ROWS.tolist()), TypeError, "inputs must be a torch.Tensor"),
+            ((mlp(), ROWS[:0]), ValueError, "inputs is empty"),
+            ((mlp(), ROWS, LABELS), ValueError, "give target and loss together"),
+            ((mlp(), ROWS, None, F.cross_entropy), ValueError, "give target and loss together"),
+            ((mlp(), ROWS, LABELS.tolist(), F.cross_entropy), TypeError, "target must be a torch.Tensor"),
+            ((mlp(), ROWS, LABELS, "cross_entropy"), TypeError, r"loss must be callable as loss\(output, target\)"),
+            ((nn.LSTM(64, 10), ROWS), TypeError, "the model must return a tensor.*a tuple of length 2"),
         ],
     )
     def test_bad_input(self, arguments, error, words):

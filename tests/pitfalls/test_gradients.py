@@ -11,15 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
-from course_utils.data import load_split
 from course_utils.pitfalls import NonFiniteGradientError, gradient_clipping
 from tests.support.models import mlp
-from tests.support.values import INF, NAN, random_normal, seeds
-
-DIGITS = load_split("digits")
-
-
-X, Y = DIGITS.x_train, DIGITS.y_train
+from tests.support.values import INF, NAN, digits, random_normal, seeds
 
 
 def with_gradients(*gradients: torch.Tensor) -> list[nn.Parameter]:
@@ -73,7 +67,7 @@ class TestGradientClipping:
 
     def test_takes_a_module_a_parameter_or_an_iterable(self):
         model = mlp()
-        F.cross_entropy(model(X[:50]), Y[:50]).backward()
+        F.cross_entropy(model(digits().x_train[:50]), digits().y_train[:50]).backward()
         expected = float(nn.utils.get_total_norm([p.grad for p in model.parameters()]))
         wholes = [model, list(model.parameters()), model.parameters()]
         assert [gradient_clipping(whole, 1e6) for whole in wholes] == pytest.approx([expected] * 3, rel=1e-6)

@@ -1,14 +1,23 @@
 """Values that many tests share."""
 
+import functools
 import math
 from pathlib import Path
 
 import torch
 from hypothesis import strategies as st
 
+from course_utils.data import Split, load_split
+
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 NAN, INF = math.nan, math.inf
 seeds = st.integers(0, 2**31)
+
+
+@functools.cache
+def digits() -> Split:
+    """The 8 × 8 digits: read when a test asks for them, not when its file is imported."""
+    return load_split("digits")
 
 
 def random_normal(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
