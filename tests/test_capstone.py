@@ -1392,7 +1392,7 @@ class TestReport:
         assert record["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
         assert record["training"]["seed"] == record["options"]["seed"] == 3
         assert (record["training"]["epochs"], record["options"]["limit"]) == (1, 200)
-        page = re.sub("base64,[^']*", "", (folder / "report.html").read_text("utf-8"))
+        page = re.sub('base64,[^"]*', "", (folder / "report.html").read_text("utf-8"))
         for contents in (text, page, (folder / "metrics.json").read_text()):
             assert not any(word in contents for word in (str(folder), str(Path.home()), os.uname().nodename, "/tmp"))
 
