@@ -15,7 +15,15 @@ from course_utils.capstone.pictures import check_images
 from course_utils.capstone.robustness import RobustnessCurve
 from course_utils.capstone.training import TrainingHistory
 from course_utils.foundation.arguments import check_count, describe_value
-from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import (
+    MARKERS,
+    PALETTE,
+    axes_or_new,
+    course_style,
+    draw_confusion,
+    finish,
+    new_figure,
+)
 from course_utils.optimization import plot_reliability, reliability_diagram
 
 if TYPE_CHECKING:
@@ -83,21 +91,21 @@ def plot_training(history: TrainingHistory, *, save_path: str | os.PathLike | No
 def plot_confusion_matrix(
     evaluation: Evaluation, *, title: str = "", ax: Axes | None = None, save_path: str | os.PathLike | None = None
 ) -> Figure:
-    """The confusion matrix in per cent of each true class. Colours show the mistakes; the right answers stay white."""
-    import seaborn
+    """The confusion matrix in per cent of each true class. Colours show the mistakes; the right answers stay white.
 
+    More than 20 classes are drawn without the figures, as colours with a bar beside them.
+    """
     _check_kind(evaluation, "evaluation", Evaluation)
     counts = evaluation.confusion_matrix.double()
     percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     mistakes = percent - torch.diag(percent.diagonal())
-    names = evaluation.class_names
-    figure, ax = axes_or_new(ax, size=(1.8 + 0.62 * len(names), 1.4 + 0.5 * len(names)))
     texts = [[str(int(value + 0.5)) if value >= 0.5 else "" for value in row] for row in percent.tolist()]
-    seaborn.heatmap(
-        mistakes.numpy(), annot=texts, fmt="", cmap="Oranges", cbar=False, ax=ax,
-        xticklabels=names, yticklabels=names, annot_kws={"fontsize": 9}, linewidths=0.5,
+    names = evaluation.class_names
+    figure, ax = draw_confusion(
+        mistakes, texts, names, cmap="Oranges", unit="per cent of the true class", ax=ax,
+        size=(1.8 + 0.62 * len(names), 1.4 + 0.5 * len(names)), annot_kws={"fontsize": 9}, linewidths=0.5,
     )  # fmt: skip
-    ax.set(xlabel="predicted", ylabel="true", title=title or "per cent of each true class")
+    ax.set_title(title or "per cent of each true class")
     ax.tick_params(axis="x", rotation=45)
     return finish(figure, save_path)
 

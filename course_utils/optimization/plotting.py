@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_labels, check_tensor
-from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, draw_confusion, finish, new_figure
 from course_utils.optimization.calibration import ReliabilityDiagram
 from course_utils.optimization.thresholds import ThresholdResult
 
@@ -87,19 +87,19 @@ def plot_confusion(
     ax: Axes | None = None,
     save_path: str | os.PathLike | None = None,
 ) -> Figure:
-    """The confusion matrix as counts: rows are true classes, columns what was predicted."""
-    import seaborn
+    """The confusion matrix as counts: rows are true classes, columns what was predicted.
 
+    More than 20 classes are drawn without the counts, as colours with a bar beside them.
+    """
     c = len(class_names)
     check_tensor(labels, "labels", ndim=1, floating=False)
     check_labels(labels, "labels", num_samples=len(labels), num_classes=c)
     check_labels(target, "target", num_samples=len(labels), num_classes=c)
-    counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c).numpy()
-    figure, ax = axes_or_new(ax, size=(1.2 + 0.9 * c, 0.9 + 0.75 * c))
-    seaborn.heatmap(
-        counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=ax, xticklabels=class_names, yticklabels=class_names
-    )
-    ax.set(xlabel="predicted", ylabel="true", title=title)
+    counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c)
+    texts = [[str(count) for count in row] for row in counts.tolist()]
+    size = (1.2 + 0.9 * c, 0.9 + 0.75 * c)
+    figure, ax = draw_confusion(counts, texts, class_names, cmap="Blues", unit="samples", size=size, ax=ax)
+    ax.set_title(title)
     return finish(figure, save_path)
 
 
