@@ -175,7 +175,6 @@ def plot_curves(
     log: str = "",
     ylim: tuple[float, float] | None = None,
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Lines with markers, one for each name: loss against steps, accuracy against eps, and the like.
 
@@ -187,7 +186,6 @@ def plot_curves(
         log: "x" or "y" for a logarithmic axis, "" for none.
         ylim: limits of the y-axis.
         ax: draw here instead of into a new figure.
-        save_path: also write the figure there.
     """
     if not isinstance(curves, Mapping) or not curves:
         raise ValueError("curves is empty or no dict; pass at least one name with its (x, y)")
@@ -219,7 +217,7 @@ def plot_curves(
         ax.set_ylim(*ylim)
     if len(curves) > 1:
         ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 _MOST_CLASSES_WITH_TEXTS = 20
