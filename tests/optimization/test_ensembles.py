@@ -95,7 +95,7 @@ class TestEnsembles:
             assert not found.requires_grad
         assert fit_stacking([stateful_model], x, torch.arange(6) % 3)
         assert [module.training for module in stateful_model.modules()] == before
-        stateful_model.fail = True
+        stateful_model.fail_at = 1
         with pytest.raises(RuntimeError, match="on purpose"):
             ensemble_predictions([stateful_model], x)
         assert [module.training for module in stateful_model.modules()] == before

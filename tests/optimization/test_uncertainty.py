@@ -265,7 +265,7 @@ class TestUncertainty:
 
     def test_e35_modes_come_back_when_the_model_fails(self, stateful_model):
         modes = [module.training for module in stateful_model.modules()]
-        stateful_model.fail = True
+        stateful_model.fail_at = 1
         with pytest.raises(RuntimeError, match="on purpose"):
             monte_carlo_dropout(stateful_model, torch.rand(2, 4))
         assert [module.training for module in stateful_model.modules()] == modes
