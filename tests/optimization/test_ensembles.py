@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from course_utils.optimization import ensemble_predictions, fit_stacking
@@ -111,6 +110,8 @@ class TestEnsembles:
 
     @pytest.mark.parametrize("num_classes", [3, 5])
     def test_stacking_equals_scikit_learns_logistic_regression(self, num_classes):
+        from sklearn.linear_model import LogisticRegression
+
         target = torch.randint(num_classes, (200,), generator=torch.Generator().manual_seed(0))
         signal = 2.0 * F.one_hot(target, num_classes)
         models = [Returns(random_normal(200, num_classes, seed=seed, scale=1.5) + signal) for seed in (1, 2)]
