@@ -87,6 +87,7 @@ class TestAdversarialTraining:
         losses.total.backward()
         assert torch.equal(x, pictures())
 
+    @pytest.mark.slow
     def test_makes_a_model_more_robust(self):
         """On blobs of which one feature is strong and many are weak, training against the attack pays."""
         generator = torch.Generator().manual_seed(0)
