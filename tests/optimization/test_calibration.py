@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from course_utils.optimization import expected_calibration_error, reliability_diagram
 from tests.support.values import DTYPES, honest_binary, random_normal, sampled_labels, seeds
@@ -49,6 +48,8 @@ class TestCalibration:
     @norms
     @given(seed=seeds, n_bins=st.integers(1, 20))
     def test_equals_torchmetrics(self, norm, seed, n_bins):
+        from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
         p, y = honest_binary(60, seed)
         mine = expected_calibration_error(p, y, n_bins=n_bins, norm=norm)
         assert mine == pytest.approx(float(binary_calibration_error(p, y, n_bins, norm)), abs=1e-6)
@@ -196,12 +197,16 @@ class TestCalibration:
         assert math.isnan(empty.confidence[0])
 
     def test_p1_certainty_shares_the_last_bin(self):
+        from torchmetrics.functional.classification import binary_calibration_error
+
         p, y = torch.tensor([1.0, 0.95]), torch.tensor([0, 1])
         assert float(binary_calibration_error(p, y, 10)) == pytest.approx(0.525)  # a bin of its own for 1.0
         assert expected_calibration_error(p, y, n_bins=10) == pytest.approx(0.475)
 
     def test_p2_sums_do_not_drift(self):
         """Two million times .1, and one in ten is right: nothing is wrong but the sum in float32."""
+        from torchmetrics.functional.classification import binary_calibration_error
+
         p, y = torch.full((2_000_000,), 0.1), (torch.arange(2_000_000) % 10 == 0).long()
         assert float(binary_calibration_error(p, y, 1)) > 0.001  # the error
         assert expected_calibration_error(p, y, n_bins=1) == pytest.approx(0, abs=1e-8)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar, root_scalar
 
 from course_utils.optimization import expected_calibration_error, temperature_scaling
 from tests.support.values import DTYPES, random_normal, sampled_labels, seeds
@@ -41,6 +40,8 @@ def nll_slope(logits, target, beta: float) -> float:
 class TestTemperature:
     @given(seeds, st.floats(0.2, 8))
     def test_equals_scipys_optimum(self, seed, temperature):
+        from scipy.optimize import minimize_scalar, root_scalar
+
         logits, target, _ = overconfident(seed, temperature, n=300)
         scaler = temperature_scaling(logits, target)
         fitted = float(scaler.temperature)
