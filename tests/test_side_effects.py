@@ -127,6 +127,11 @@ CALLS_WITH_ROWS = {
     "optimization.temperature_scaling": lambda m, t: optimization.temperature_scaling(
         t["graph"], torch.tensor([2, 0, 2, 0])
     ).probabilities(t["graph"]),
+    "optimization.honest_calibration_error": lambda m, t: optimization.honest_calibration_error(SCORES, n_resamples=3),
+    "optimization.brier_score": lambda m, t: optimization.brier_score(t["probabilities"], torch.arange(4) % 3),
+    "optimization.bayes_threshold": lambda m, t: optimization.bayes_threshold(1, 9),
+    "optimization.adjust_for_prior": lambda m, t: optimization.adjust_for_prior(t["row"], train_prior=0.5, prior=0.1),
+    "optimization.risk_coverage": lambda m, t: optimization.risk_coverage(SCORES, HITS.bool()).to_frame(),
     "optimization.reliability_diagram": lambda m, t: optimization.reliability_diagram(SCORES, HITS).to_frame(),
     "optimization.expected_calibration_error": lambda m, t: optimization.expected_calibration_error(SCORES, HITS),
     "optimization.ensemble_predictions": lambda m, t: [

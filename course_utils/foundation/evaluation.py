@@ -85,6 +85,21 @@ def reading(model: nn.Module, *, seed: int | None = 0) -> Iterator[nn.Module]:
                         value.copy_(copy)
 
 
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Switch off the fused path of torch's transformer encoders for a `with` block.
+
+    In evaluation mode that path computes a whole layer at once and skips the layer's children, so that neither their
+    hooks run nor their dropout, even where a child is in train mode.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def _may_be_written(model: nn.Module) -> list[Tensor]:
     """Buffers, and the parameters of layers that are not torch's own: a codebook may learn in its forward pass.
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value
-from course_utils.foundation.evaluation import classifier_logits, evaluation_mode, output_tensor
+from course_utils.foundation.arguments import check_choice, check_labels, describe_value
+from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, reading
+from course_utils.foundation.inputs import Inputs
 from course_utils.foundation.seeding import isolated_randomness
 
 METHODS = ("averaging", "voting", "stacking")
+POOLS = ("linear", "logarithmic")
 
 
 class StackingModel(nn.Module):
@@ -34,103 +38,144 @@ class StackingModel(nn.Module):
 
 def ensemble_predictions(
     models: Sequence[nn.Module],
-    inputs: Tensor,
+    inputs: Inputs | DataLoader,
     *,
     method: str = "averaging",
+    pool: str = "linear",
     weights: Sequence[float] | Tensor | None = None,
     meta_model: nn.Module | None = None,
+    task: str = "multiclass",
+    batch_size: int | None = None,
 ) -> Tensor:
-    """Combine classifiers that return logits (N, C).
+    """Combine classifiers.
 
     Args:
-        models: the members; each runs in evaluation mode and keeps its modes.
-        inputs: (N, …), the same for all.
-        method: "averaging" of the probabilities (not of the logits, E32); "voting", one vote a member, ties go to the
+        models: the members, returning logits (N, C); each runs in evaluation mode and keeps its modes.
+        inputs: (N, …), several tensors, or a DataLoader (which must not shuffle); the same for all.
+        method: "averaging" of what the members say; "voting", one vote a member by its largest logit, ties go to the
             lowest label; "stacking", a second model that has learned from the members' probabilities.
+        pool: of averaging. "linear": Σ w_m·p_m, the mean of the probabilities, which is never surer than the members
+            are on average. "logarithmic": ∝ exp(Σ w_m·log p_m), the mean of the logits followed by softmax, which is
+            surer where the members agree. Both are legitimate: compare their log-likelihoods on validation data
+            (Genest & Zidek 1986, "Combining probability distributions").
         weights: M numbers ≥ 0, not all 0, for averaging and voting; None weighs all alike.
         meta_model: for stacking, from `fit_stacking`.
+        task: "multiclass", or "binary" for members with one logit a sample, (N, 1) or (N,).
+        batch_size: how many of the N inputs to compute at once; None takes all.
 
     Returns:
-        averaging and stacking: probabilities (N, C). voting: labels, int64 (N,).
+        averaging and stacking: probabilities (N, C) in float32 or better; for binary (N,) = P(class 1). voting: labels,
+        int64 (N,).
 
     Raises:
         TypeError, ValueError: no models, outputs of different shapes, bad weights, an argument that the method does
             not use or lacks.
     """
     check_choice(method, "method", METHODS)
+    check_choice(pool, "pool", POOLS)
+    if pool != "linear" and method != "averaging":
+        raise ValueError(f"pool is for method='averaging', but method is {method!r}")
     if method == "stacking" and (meta_model is None or weights is not None):
         raise ValueError("stacking needs a meta_model (see fit_stacking) and takes no weights")
     if method != "stacking" and meta_model is not None:
         raise ValueError(f"meta_model is for method='stacking', but method is {method!r}")
-    members = member_probabilities(models, inputs)  # (M, N, C)
+    members = member_logits(models, inputs, task=task, batch_size=batch_size)  # (M, N, C)
+    if method == "voting":
+        return _vote(members.argmax(-1), _checked_weights(weights, members), members.shape[2])
     if method == "stacking":
-        with evaluation_mode(meta_model), torch.no_grad():
-            features = _concatenated(members).to(next(meta_model.parameters(), members).dtype)
-            return torch.softmax(output_tensor(meta_model(features)), dim=1).to(members.dtype)
-    share = _checked_weights(weights, members)
-    if method == "averaging":
-        return torch.einsum("m,mnc->nc", share, members.double()).to(members.dtype)
-    votes = F.one_hot(members.argmax(-1), members.shape[-1]).to(share)  # (M, N, C)
-    count = torch.einsum("m,mnc->nc", share, votes)
+        with reading(meta_model) as meta_model, torch.no_grad():
+            features = _features(members).to(next(meta_model.parameters(), members).dtype)
+            p = torch.softmax(output_tensor(meta_model(features)), dim=1).to(members.dtype)
+    else:
+        p = _average(members, _checked_weights(weights, members), pool)
+    return p[:, 1] if task == "binary" else p
+
+
+def _average(members: Tensor, share: Tensor, pool: str) -> Tensor:
+    """Logits (M, N, C) → probabilities (N, C)."""
+    if pool == "linear":
+        return torch.einsum("m,mnc->nc", share, members.softmax(-1).double()).to(members.dtype)
+    asked = share > 0  # a member without weight has no say, also not by a probability of 0
+    mean = torch.einsum("m,mnc->nc", share[asked], members[asked].log_softmax(-1).double())
+    return mean.softmax(-1).to(members.dtype)
+
+
+def _vote(labels: Tensor, share: Tensor, num_classes: int) -> Tensor:
+    """The members' labels (M, N) → the label with the most weight, (N,)."""
+    count = torch.einsum("m,mnc->nc", share, F.one_hot(labels, num_classes).to(share))
     most_voted = count >= count.amax(1, keepdim=True) - 1e-6  # weights like 0.1 + 0.2 and 0.3 must tie
     return most_voted.long().argmax(1)  # the first of equals
 
 
-def fit_stacking(models: Sequence[nn.Module], inputs: Tensor, target: Tensor) -> StackingModel:
+def fit_stacking(
+    models: Sequence[nn.Module],
+    inputs: Inputs | DataLoader,
+    target: Tensor,
+    *,
+    task: str = "multiclass",
+    batch_size: int | None = None,
+) -> StackingModel:
     """Fit the second model of stacking on data that the members have *not* been trained on.
 
     A convex problem, cross-entropy with a slight weight decay of 1e-4, solved by L-BFGS: the same data give the same
     model. On the members' own training data it would learn to trust whoever has overfitted most.
 
     Args:
-        models: the members, returning logits (N, C).
-        inputs: (N, …), held-out.
+        models, inputs, task, batch_size: as in `ensemble_predictions`; the inputs are held-out.
         target: (N,) class indices.
     """
-    members = member_probabilities(models, inputs)
-    check_labels(target, "target", num_samples=members.shape[1], num_classes=members.shape[2])
-    features = _concatenated(members)
-    if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()  # too coarse to find an optimum in
-    with isolated_randomness(0):  # nn.Linear draws its first weights
+    members = member_logits(models, inputs, task=task, batch_size=batch_size)
+    target = check_labels(target, "target", num_samples=members.shape[1], num_classes=members.shape[2])
+    features = _features(members)
+    with torch.inference_mode(False), torch.enable_grad(), isolated_randomness(0):  # nn.Linear draws its first weights
+        features, target = features.clone(), target.long().clone()  # also where the caller is in inference mode
         stacker = StackingModel(len(models), members.shape[2]).to(features)
-    with torch.no_grad():
-        for parameter in stacker.parameters():
-            parameter.zero_()
-    optimizer = torch.optim.LBFGS(stacker.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+        with torch.no_grad():
+            for parameter in stacker.parameters():
+                parameter.zero_()
+        optimizer = torch.optim.LBFGS(stacker.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        penalty = sum(parameter.square().sum() for parameter in stacker.parameters())
-        loss = F.cross_entropy(stacker(features), target.long()) + 1e-4 * penalty
-        loss.backward()
-        return loss
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            penalty = sum(parameter.square().sum() for parameter in stacker.parameters())
+            loss = F.cross_entropy(stacker(features), target) + 1e-4 * penalty
+            loss.backward()
+            return loss
 
-    with torch.enable_grad():
         optimizer.step(closure)
     optimizer.zero_grad()
     return stacker.eval()
 
 
-def member_probabilities(models: Sequence[nn.Module], inputs: Tensor) -> Tensor:
-    """Every member's softmax probabilities, (M, N, C), in evaluation mode and without a graph."""
+def check_models(models: Sequence[nn.Module]) -> list[nn.Module]:
+    """The members as a list. Raises for a single module, a dict, or none."""
     if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
         raise TypeError("models must be a list of modules, but is a single module")
-    if len(models) == 0:
+    if isinstance(models, Mapping) or not isinstance(models, Iterable):
+        raise TypeError(f"models must be a list of modules, but is {describe_value(models)}")
+    models = [check_model(model) for model in models]
+    if not models:
         raise ValueError("models is empty; pass at least one")
-    check_tensor(inputs, "inputs", floating=None)
-    probabilities = []
-    for model in models:
-        logits = classifier_logits(model, inputs)
-        if probabilities and logits.shape != probabilities[0].shape:
-            shapes = f"{tuple(probabilities[0].shape)} and {tuple(logits.shape)}"
+    return models
+
+
+def member_logits(
+    models: Sequence[nn.Module], inputs: Inputs | DataLoader, *, task: str, batch_size: int | None
+) -> Tensor:
+    """Every member's logits, (M, N, C), in float32 or better, in evaluation mode and without a graph."""
+    logits = []
+    for seed, model in enumerate(check_models(models)):
+        logits.append(classifier_logits(model, inputs, task=task, batch_size=batch_size, seed=seed))
+        if logits[-1].shape != logits[0].shape:
+            shapes = f"{tuple(logits[0].shape)} and {tuple(logits[-1].shape)}"
             raise ValueError(f"the models' outputs must have the same shape, but have {shapes}")
-        probabilities.append(torch.softmax(logits, dim=1))
-    return torch.stack(probabilities)
+    dtype = functools.reduce(torch.promote_types, [member.dtype for member in logits])
+    return torch.stack([member.to(dtype) for member in logits])
 
 
-def _concatenated(members: Tensor) -> Tensor:
-    return members.transpose(0, 1).flatten(1)  # (M, N, C) → (N, M·C)
+def _features(members: Tensor) -> Tensor:
+    """Logits (M, N, C) → the members' probabilities side by side, (N, M·C)."""
+    return members.softmax(-1).transpose(0, 1).flatten(1)
 
 
 def _checked_weights(weights: Sequence[float] | Tensor | None, members: Tensor) -> Tensor:

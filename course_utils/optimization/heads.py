@@ -135,3 +135,31 @@ class RegressionModel(TwoLayerNetwork):
         if self.output_activation == "relu":
             values = z + (values - z).detach()
         return F.mse_loss(values, target.to(values.dtype))
+
+
+class GaussianRegressionModel(TwoLayerNetwork):
+    """A mean and a variance for each of D values, so that the model says how noisy the data are where it is asked.
+
+    Args:
+        in_features: number of inputs.
+        out_features: D.
+        hidden_features: width of the hidden layer.
+    """
+
+    def __init__(self, in_features: int, out_features: int = 1, *, hidden_features: int = 32) -> None:
+        super().__init__(in_features, hidden_features, 2 * check_count(out_features, "out_features"))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, in_features) → means (N, D) and variances (N, D), > 0."""
+        mean, raw = super().forward(x).chunk(2, dim=1)
+        return mean, F.softplus(raw) + 1e-6
+
+    def loss(self, x: Tensor, target: Tensor) -> Tensor:
+        """The mean negative log-likelihood of the target (N, D) under the normal distributions, up to a constant.
+
+        Source: Nix and Weigend (1994), "Estimating the mean and variance of the target probability distribution".
+        """
+        mean, variance = self(x)
+        _check_same_shape(mean, target)
+        check_tensor(target, "target")
+        return F.gaussian_nll_loss(mean, target.to(mean.dtype), variance)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_choice, check_labels, check_share
+from course_utils.foundation.arguments import (
+    check_choice,
+    check_labels,
+    check_number,
+    check_pair,
+    check_share,
+    check_tensor,
+    describe_value,
+)
+from course_utils.foundation.devices import in_double
 from course_utils.foundation.probabilities import check_probabilities
 from course_utils.foundation.results import Result
 
-METRICS = ("f1", "accuracy", "balanced_accuracy", "precision", "recall")
+METRICS = ("f1", "f_beta", "accuracy", "balanced_accuracy", "mcc", "cost", "precision", "recall")
+Metric = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # TP, FP, FN, TN, (K,) each → scores (K,)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,21 +50,35 @@ def adjust_threshold(
     probabilities: Tensor,
     target: Tensor,
     *,
-    metric: str = "f1",
+    metric: str | Metric = "f1",
+    beta: float = 1.0,
+    costs: tuple[float, float] | None = None,
     min_precision: float | None = None,
     min_recall: float | None = None,
-) -> ThresholdResult:
+    sample_weight: Tensor | None = None,
+) -> ThresholdResult | list[ThresholdResult]:
     """Find the threshold that maximises a metric; among equals the highest one.
 
-    Tune it on validation data and report it on test data: the score at its own optimum flatters (E23).
+    Tune it on validation data and report it on test data: the score at its own optimum flatters.
 
     Args:
-        probabilities: (N,) of class 1, in [0, 1].
-        target: (N,) of 0 and 1, with at least one 1.
-        metric: "f1" = 2·TP / (2·TP + FP + FN), "accuracy", "balanced_accuracy" (mean of both classes' recalls),
-            "precision" (needs min_recall) or "recall" (needs min_precision): alone, each of the last two has a useless
-            optimum, one sure hit or everything positive.
+        probabilities: (N,) or (N, 1) of class 1, in [0, 1]; or (N, C) of C independent labels, each of which gets a
+            threshold of its own.
+        target: 0 and 1 in the same shape, with at least one 1 for each label.
+        metric: "f1" = 2·TP / (2·TP + FP + FN); "f_beta" = (1 + β²)·TP / ((1 + β²)·TP + β²·FN + FP); "accuracy";
+            "balanced_accuracy" (mean of both classes' recalls); "mcc", Matthews' correlation; "cost", minus the mean
+            cost of a sample; "precision" (needs min_recall) or "recall" (needs min_precision): alone, each of the last
+            two has a useless optimum, one sure hit or everything positive. Or a function of four tensors (K,), the
+            numbers (weights) of true positives, false positives, false negatives and true negatives at each candidate,
+            that returns a score (K,) for each.
+        beta: of "f_beta": how many times as much recall counts as precision, > 0.
+        costs: of "cost": (of a false positive, of a false negative), ≥ 0 and not both 0. For calibrated probabilities
+            the best threshold is known without a search: `bayes_threshold`.
         min_precision, min_recall: only thresholds that reach these are considered.
+        sample_weight: (N,) ≥ 0, how much each sample counts; None counts all alike.
+
+    Returns:
+        ThresholdResult, or a list of C of them.
 
     Raises:
         TypeError, ValueError: values that are no probabilities or labels, different lengths, no positives, a missing
@@ -63,23 +88,32 @@ def adjust_threshold(
     >>> round(found.threshold, 2), round(found.score, 2)
     (0.35, 0.8)
     """
-    probabilities = check_probabilities(probabilities, ndim=1).detach().clamp(max=1)
-    check_labels(target, "target", num_samples=len(probabilities), num_classes=2)
-    check_choice(metric, "metric", METRICS)
-    for needed, given, name in (("precision", min_recall, "min_recall"), ("recall", min_precision, "min_precision")):
-        if metric == needed and given is None:
-            raise ValueError(f"metric={needed!r} alone has a useless optimum; give {name}")
-        if given is not None:
-            check_share(given, name)
-
-    scores, true_positives, predicted = _counts(probabilities, target)
+    check_tensor(probabilities, "probabilities", ndim=(1, 2))
+    options = {"metric": metric, "beta": beta, "costs": costs, "min_precision": min_precision, "min_recall": min_recall}
+    if probabilities.ndim == 2 and probabilities.shape[1] > 1:
+        if not isinstance(target, Tensor) or target.shape != probabilities.shape:
+            wanted = f"the probabilities' shape {tuple(probabilities.shape)}"
+            raise ValueError(f"target must have {wanted}, one label for each, but is {describe_value(target)}")
+        columns = zip(probabilities.T, target.T, strict=True)
+        return [adjust_threshold(*column, **options, sample_weight=sample_weight) for column in columns]
+    probabilities = check_probabilities(probabilities.reshape(len(probabilities))).detach().clamp(max=1)
+    if isinstance(target, Tensor) and target.shape == (len(probabilities), 1):
+        target = target[:, 0]
+    target = check_labels(target, "target", num_samples=len(probabilities), num_classes=2).to(probabilities.device)
+    _check_options(**options)
+    if sample_weight is None:
+        scores, true_positives, predicted = _counts(probabilities, target)
+        total = float(len(target))
+    else:
+        scores, true_positives, predicted, total = _weighted_counts(probabilities, target, sample_weight)
     positives = true_positives[0]
     if positives == 0:
         raise ValueError("target has no positives, so no threshold can find any")
-    if metric in ("accuracy", "balanced_accuracy"):
-        scores = torch.cat([scores, scores.new_tensor([math.inf])])
+    if callable(metric) or metric in ("accuracy", "balanced_accuracy", "mcc", "cost"):
+        scores = torch.cat([scores, scores.new_tensor([math.inf])])  # "predict none"
         true_positives, predicted = _with_zero(true_positives), _with_zero(predicted)
-    values = _metric(metric, true_positives, predicted, positives, len(target))
+    table = _Table(true_positives, predicted - true_positives, positives - true_positives, total)
+    values = _metric(metric, table, beta, costs)
     candidates = values
     if min_precision is not None:
         precise = (predicted == 0) | (true_positives / predicted >= min_precision)
@@ -91,6 +125,29 @@ def adjust_threshold(
         raise ValueError(f"no threshold reaches min_precision={min_precision} and min_recall={min_recall}")
     best = int(torch.nonzero(candidates == highest)[-1])  # the last one: the highest threshold
     return ThresholdResult(float(scores[best]), float(values[best]), scores, values)
+
+
+def _check_options(
+    metric: str | Metric,
+    beta: float,
+    costs: tuple[float, float] | None,
+    min_precision: float | None,
+    min_recall: float | None,
+) -> None:
+    if not callable(metric):
+        check_choice(metric, "metric", METRICS)
+    check_number(beta, "beta", above=0)
+    if (metric == "cost") != (costs is not None):
+        raise ValueError("metric='cost' and costs=(of a false positive, of a false negative) belong together")
+    if costs is not None:
+        numbers = [check_number(cost, "costs") for cost in check_pair(costs, "costs", "of numbers")]
+        if min(numbers) < 0 or not any(numbers):
+            raise ValueError(f"costs must be at least 0 and not both 0, but are {costs}")
+    for needed, given, name in (("precision", min_recall, "min_recall"), ("recall", min_precision, "min_precision")):
+        if metric == needed and given is None:
+            raise ValueError(f"metric={needed!r} alone has a useless optimum; give {name}")
+        if given is not None:
+            check_share(given, name)
 
 
 def _counts(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,22 +173,68 @@ def _counts(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tens
     )
 
 
+def _weighted_counts(probabilities: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """As `_counts`, with sums of weights instead of numbers of samples, and the sum of all weights."""
+    weight = in_double(check_tensor(weight, "sample_weight", ndim=1, floating=None)).to(probabilities.device)
+    if len(weight) != len(probabilities) or (weight < 0).any() or weight.sum() == 0:
+        raise ValueError(
+            f"sample_weight must be {len(probabilities)} numbers, at least 0 and not all 0, but is "
+            f"{describe_value(weight)} with a minimum of {float(weight.min()):g}"
+        )
+    scores, place = probabilities.unique(return_inverse=True)  # ascending
+    by_score = torch.zeros(2, len(scores), dtype=weight.dtype, device=weight.device)  # weight of all, of the positives
+    by_score.index_add_(1, place, torch.stack([weight, weight * target]))
+    predicted, true_positives = by_score.flip(1).cumsum(1).flip(1)  # at least this score
+    return scores, true_positives, predicted, float(weight.sum())
+
+
 def _with_zero(counts: Tensor) -> Tensor:
     return torch.cat([counts, counts.new_zeros(1)])
 
 
-def _metric(metric: str, tp: Tensor, predicted: Tensor, positives: Tensor, n: int) -> Tensor:
-    if metric == "f1":
-        return 2 * tp / (predicted + positives)
+class _Table(NamedTuple):
+    """Three numbers of a confusion matrix at each candidate, (K,) each, and the total of all samples."""
+
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    total: float
+
+    @property
+    def tn(self) -> Tensor:
+        return self.total - self.tp - self.fp - self.fn
+
+
+def _metric(metric: str | Metric, table: _Table, beta: float, costs: tuple[float, float] | None) -> Tensor:
+    tp, fp, fn, tn = table.tp, table.fp, table.fn, table.tn
+    if callable(metric):
+        return _own_metric(metric, table)
+    if metric in ("f1", "f_beta"):
+        square = 1.0 if metric == "f1" else beta**2
+        return (1 + square) * tp / ((1 + square) * tp + square * fn + fp)
     if metric == "precision":
-        return tp / predicted
+        return tp / (tp + fp)
     if metric == "recall":
-        return tp / positives
-    negatives = n - positives
-    true_negatives = negatives - (predicted - tp)
+        return tp / (tp + fn)
     if metric == "accuracy":
-        return (tp + true_negatives) / n
-    if negatives == 0:
-        raise ValueError("balanced_accuracy needs both classes, but target has no negatives")
+        return (tp + tn) / table.total
+    if metric == "cost":
+        return -(costs[0] * fp + costs[1] * fn) / table.total
+    positives, negatives = tp + fn, fp + tn
+    if not (negatives > 0).all():
+        raise ValueError(f"{metric} needs both classes, but target has no negatives")
+    if metric == "mcc":
+        root = ((tp + fp) * (tn + fn) * positives * negatives).sqrt()
+        return torch.where(root > 0, (tp * tn - fp * fn) / root.clamp(min=1e-300), 0.0)
     # One division of whole numbers, so that equal values are equal to the last bit.
-    return (tp * negatives + true_negatives * positives) / (2 * positives * negatives)
+    return (tp * negatives + tn * positives) / (2 * positives * negatives)
+
+
+def _own_metric(metric: Metric, table: _Table) -> Tensor:
+    values = metric(table.tp, table.fp, table.fn, table.tn)
+    if not isinstance(values, Tensor) or values.shape != table.tp.shape:
+        raise ValueError(
+            f"the metric must return a score for each of the {len(table.tp)} candidates, a tensor of the shape "
+            f"{tuple(table.tp.shape)}, but returned {describe_value(values)}"
+        )
+    return values.double().nan_to_num(nan=-math.inf)

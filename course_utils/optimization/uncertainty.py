@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,28 +10,35 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_count, check_tensor, describe_value
-from course_utils.foundation.evaluation import evaluation_mode, output_tensor
+from course_utils.foundation.evaluation import output_tensor, reading, unfused_attention
+from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs
 from course_utils.foundation.results import Result, as_numpy, plain
-from course_utils.foundation.seeding import isolated_randomness
+from course_utils.optimization.ensembles import check_models
 
-TASKS = ("multiclass", "multilabel", "regression")
+TASKS = ("multiclass", "binary", "multilabel", "regression", "gaussian")
+Moments = tuple[Tensor, Tensor]  # means and variances, (…, N, D) each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class UncertaintyResult(Result):
-    """S opinions on each of N samples.
+    """S opinions on each of N samples, in float32 or better.
 
     Attributes:
-        mean: (N, C) mean probabilities, or mean values for regression.
-        variance: (N, C), over the opinions, correction=0; of probabilities, never of logits (E33).
-        predictive_entropy: entropy of the mean in nats, all uncertainty there is. (N,) for multiclass, (N, C) for
-            multilabel, None for regression.
+        mean: (N, C) mean probabilities; (N,) = P(class 1) for binary; (N, D) mean values for regression and gaussian.
+        variance: in the mean's shape. For classes: of the probabilities over the opinions (correction=0), never of
+            logits. For regression: the spread of the opinions' values, so it says how far the members disagree and
+            nothing about noise in the data; mean ± 1.645·√variance can hold far fewer than 90 % of the targets. For
+            gaussian: the mean of the members' variances (noise in the data) plus the variance of their means
+            (disagreement), which is the variance of a new measurement.
+        predictive_entropy: entropy of the mean in nats, all uncertainty there is. (N,) for multiclass and binary,
+            (N, C) for multilabel, None for regression and gaussian.
         mutual_information: predictive entropy minus the opinions' mean entropy: the part that comes from disagreement
             (what the model does not know), without the part that all agree on (what the data leave open). Shapes
             as above.
-        samples: (S, N, C), the opinions.
+        samples: the opinions, (S, N, C), (S, N) for binary, (S, N, D) for values (for gaussian: the means).
     """
 
     mean: Tensor
@@ -62,12 +69,13 @@ class UncertaintyResult(Result):
 
 def monte_carlo_dropout(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs | DataLoader,
     *,
     n_samples: int = 50,
     task: str = "multiclass",
     seed: int | None = None,
     chunk_size: int | None = None,
+    batch_size: int | None = None,
 ) -> UncertaintyResult:
     """Ask one network many times with different dropout masks.
 
@@ -76,117 +84,205 @@ def monte_carlo_dropout(
     approximation".
 
     Args:
-        model: returns logits (N, C), or values (N, D) for regression. It must contain an nn.Dropout layer (or one of
+        model: returns logits (N, C), or values (N, D) for regression. It must call an nn.Dropout layer (or one of
             its relatives) with p > 0. Dropout that is only a function call, `F.dropout`, or an option of another
-            layer, such as `nn.LSTM(dropout=…)`, cannot be seen from outside: use layers.
-        inputs: (N, …).
+            layer, such as `nn.LSTM(dropout=…)` or that of attention weights, cannot be seen from outside: use layers.
+        inputs: (N, …), several tensors, or a DataLoader.
         n_samples: S ≥ 2.
-        task: "multiclass" (softmax), "multilabel" (sigmoid) or "regression" (values, no entropies).
+        task: "multiclass" (softmax), "binary" (one logit a sample), "multilabel" (sigmoid), "regression" (values, no
+            entropies) or "gaussian" (the model returns a pair of means and variances, (N, D) each).
         seed: of the masks; None draws fresh ones. The global random state stays as it is.
         chunk_size: how many of the S samples to compute at once. None computes all at once, the fastest way, but from
             the first dropout layer on the activations take S times the memory of one forward pass. A chunk takes
             `chunk_size` times, and computes the layers before the dropout anew. The masks are drawn chunk by chunk, so
             the same seed gives the same samples only with the same chunk_size; other sizes give other draws from the
             same distribution.
+        batch_size: how many of the N inputs to compute at once; None takes all.
 
     Raises:
-        TypeError, ValueError: no dropout layer, fewer than two samples, outputs that are not (N, C) or not finite.
+        TypeError, ValueError: no dropout layer, or none that is called; fewer than two samples; outputs that do not fit
+            the task or are not finite.
     """
     check_choice(task, "task", TASKS)
     check_count(n_samples, "n_samples", minimum=2)
     if chunk_size is not None:
         check_count(chunk_size, "chunk_size")
-    _check_inputs(inputs)
-    with evaluation_mode(model), torch.no_grad(), isolated_randomness(seed):
+    with reading(model, seed=seed) as model, unfused_attention(), torch.no_grad():
         layers = [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
         if not layers:
             raise ValueError(
                 "the model has no dropout layer with p > 0, so all samples would be equal; "
                 "add nn.Dropout, or use deep_ensemble"
             )
-        for layer in layers:
-            layer.train()
-        outputs = _repeat(model, inputs, n_samples, chunk_size)  # (S, N, C)
-    return _summarise(outputs, task)
+        called = []
+        hooks = [layer.register_forward_pre_hook(lambda *_: called.append(True)) for layer in layers]
+        try:
+            for layer in layers:
+                layer.train()
+            parts = [_repeat(model, batch, n_samples, chunk_size) for batch in batches(inputs, batch_size)]
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if not called:
+        raise ValueError(
+            f"the model has {len(layers)} dropout layer(s), but its forward pass calls none of them, so all samples "
+            "would be equal; use deep_ensemble"
+        )
+    return _summarise(_joined(parts), task)
 
 
-def _repeat(model: nn.Module, inputs: Tensor, n_samples: int, chunk_size: int | None) -> Tensor:
-    """The model's output n_samples times, each with random masks of its own, (S, N, C)."""
-    model_output = output_tensor  # read inside vmap too
-    # vmap makes a layer's work depend on the sample only from the first dropout on.
-    several = vmap(lambda _: model_output(model(inputs.clone())), randomness="different")
-    chunks = torch.empty(n_samples, device=inputs.device).split(chunk_size or n_samples)
+def _repeat(model: nn.Module, inputs: Inputs, n_samples: int, chunk_size: int | None) -> Tensor | Moments:
+    """The model's output n_samples times, each with random masks of its own, (S, N, …)."""
+
+    def once(_: Tensor | None = None) -> Tensor | Moments:
+        return _output(call_model(model, map_inputs(lambda value: value.detach().clone(), inputs)))
+
+    several = vmap(once, randomness="different")
+    device = next((value.device for value in model.parameters()), None)
+    chunks = torch.empty(n_samples, device=device).split(chunk_size or n_samples)
     try:
+        # vmap makes a layer's work depend on the sample only from the first dropout on.
         return _collect((several(chunk) for chunk in chunks), n_samples)
     except RuntimeError:
         # Some layers (LSTM, or control flow on values) cannot be vmapped; an error of the model's own comes again here.
-        return _collect((model_output(model(inputs.clone()))[None] for _ in range(n_samples)), n_samples)
+        return _collect((_stacked([once()]) for _ in range(n_samples)), n_samples)
 
 
-def _collect(parts: Iterable[Tensor], n_samples: int) -> Tensor:
-    """Parts (K, …) in one tensor (S, …), into which each is copied as soon as it is there.
+def _collect(parts: Iterable[Tensor | Moments], n_samples: int) -> Tensor | Moments:
+    """Parts (K, …) in one tensor (S, …) each, into which they are copied as soon as they are there.
 
     Parts kept until the end would lie between large temporary tensors, and break the memory that those leave behind
     into pieces too small for the next ones.
     """
     samples, filled = None, 0
     for part in parts:
-        if len(part) == n_samples:
+        moments = part if isinstance(part, tuple) else (part,)
+        if len(moments[0]) == n_samples:
             return part
-        samples = part.new_empty(n_samples, *part.shape[1:]) if samples is None else samples
-        samples[filled : filled + len(part)] = part
-        filled += len(part)
-    return samples
+        if samples is None:
+            samples = tuple(moment.new_empty(n_samples, *moment.shape[1:]) for moment in moments)
+        for whole, moment in zip(samples, moments, strict=True):
+            whole[filled : filled + len(moment)] = moment
+        filled += len(moments[0])
+    return samples if isinstance(part, tuple) else samples[0]
 
 
-def deep_ensemble(models: Sequence[nn.Module], inputs: Tensor, *, task: str = "multiclass") -> UncertaintyResult:
+def deep_ensemble(
+    models: Sequence[nn.Module],
+    inputs: Inputs | DataLoader,
+    *,
+    task: str = "multiclass",
+    batch_size: int | None = None,
+) -> UncertaintyResult:
     """Ask several independently trained networks.
 
     Source: Lakshminarayanan et al. (2017), "Simple and scalable predictive uncertainty estimation using deep
     ensembles".
 
     Args:
-        models: at least two, each returning logits (N, C), or values (N, D) for regression.
-        inputs: (N, …).
-        task: as in `monte_carlo_dropout`.
+        models: at least two, each returning logits (N, C), or values (N, D) for regression. A member that draws random
+            numbers draws others than the members beside it.
+        inputs: (N, …), several tensors, or a DataLoader (which must not shuffle).
+        task: as in `monte_carlo_dropout`; for "gaussian", `GaussianRegressionModel` is such a member.
+        batch_size: how many of the N inputs to compute at once; None takes all.
 
     Raises:
         TypeError, ValueError: fewer than two models, outputs of different shapes or not finite.
     """
     check_choice(task, "task", TASKS)
-    _check_inputs(inputs)
-    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
-        raise TypeError("models must be a list of modules, but is a single module")
+    models = check_models(models)
     if len(models) < 2:
         raise ValueError(f"an ensemble needs at least two models, but has {len(models)}")
     outputs = []
-    for model in models:
-        with evaluation_mode(model), torch.no_grad(), isolated_randomness(0):
-            outputs.append(output_tensor(model(inputs.clone())))
-        if outputs[-1].shape != outputs[0].shape:
-            shapes = f"{tuple(outputs[0].shape)} and {tuple(outputs[-1].shape)}"
-            raise ValueError(f"the models' outputs must have the same shape, but have {shapes}")
-    return _summarise(torch.stack(outputs), task)
+    for seed, model in enumerate(models):
+        with reading(model, seed=seed) as model, torch.no_grad():
+            parts = [
+                _output(call_model(model, map_inputs(lambda value: value.detach().clone(), batch)))
+                for batch in batches(inputs, batch_size)
+            ]
+        outputs.append(_joined(parts, dim=0))
+        shapes = [_shape(output) for output in (outputs[0], outputs[-1])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"the models' outputs must have the same shape, but have {shapes[0]} and {shapes[1]}")
+    return _summarise(_stacked(outputs), task)
 
 
-def _check_inputs(inputs: Tensor) -> None:
-    check_tensor(inputs, "inputs", floating=inputs.is_floating_point() if isinstance(inputs, Tensor) else True)
+def _output(output: object) -> Tensor | Moments:
+    """The tensor in a model's output, or a pair of means and variances."""
+    if isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output):
+        return output
+    return output_tensor(output)
 
 
-def _summarise(outputs: Tensor, task: str) -> UncertaintyResult:
+def _shape(output: Tensor | Moments) -> tuple:
+    return tuple(output.shape) if isinstance(output, Tensor) else tuple(tuple(part.shape) for part in output)
+
+
+def _joined(parts: list[Tensor | Moments], dim: int = 1) -> Tensor | Moments:
+    """Batches one after the other."""
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(moment, dim) for moment in zip(*parts, strict=True))
+    return torch.cat(parts, dim)
+
+
+def _stacked(outputs: list[Tensor | Moments]) -> Tensor | Moments:
+    """Opinions one above the other."""
+    if isinstance(outputs[0], tuple):
+        return tuple(torch.stack(moment) for moment in zip(*outputs, strict=True))
+    return torch.stack(outputs)
+
+
+def _summarise(outputs: Tensor | Moments, task: str) -> UncertaintyResult:
+    if task == "gaussian":
+        return _summarise_gaussian(outputs)
+    if isinstance(outputs, tuple):
+        raise TypeError(
+            f"the model returned a pair of tensors; for means and variances pass task='gaussian', not {task!r}"
+        )
     check_tensor(outputs, "the model's outputs")
+    outputs = outputs.float() if outputs.element_size() < 4 else outputs
+    if task == "binary":
+        return _summarise_binary(outputs)
     if outputs.ndim != 3 or (task == "multiclass" and outputs.shape[2] < 2):
         wanted = "values (N, D)" if task == "regression" else "logits (N, C)" + (" with C ≥ 2" * (task == "multiclass"))
-        raise ValueError(f"the model must return {wanted}, but returned {describe_value(outputs[0])}")
+        hint = (
+            "; for one logit a sample pass task='binary'"
+            if task == "multiclass" and outputs.shape[2:] in ((), (1,))
+            else ""
+        )
+        raise ValueError(f"the model must return {wanted}, but returned {describe_value(outputs[0])}{hint}")
     if task == "regression":
         return UncertaintyResult(outputs.mean(0), outputs.var(0, correction=0), None, None, outputs)
     samples = outputs.softmax(-1) if task == "multiclass" else outputs.sigmoid()
-    entropy_of = _entropy if task == "multiclass" else _binary_entropy
+    return _summarise_probabilities(samples, _entropy if task == "multiclass" else _binary_entropy)
+
+
+def _summarise_binary(outputs: Tensor) -> UncertaintyResult:
+    if outputs.ndim not in (2, 3) or (outputs.ndim == 3 and outputs.shape[2] != 1):
+        raise ValueError(f"a binary model must return logits (N,) or (N, 1), but returned {describe_value(outputs[0])}")
+    return _summarise_probabilities(outputs.reshape(outputs.shape[:2]).sigmoid(), _binary_entropy)  # (S, N)
+
+
+def _summarise_probabilities(samples: Tensor, entropy_of: Callable[[Tensor], Tensor]) -> UncertaintyResult:
     entropy = entropy_of(samples.mean(0))
     # One opinion after the other: the logarithms of all at once would take as much memory as the samples do.
     mean_entropy = _collect((entropy_of(opinion)[None] for opinion in samples), len(samples)).mean(0)
     information = (entropy - mean_entropy).clamp(min=0)  # rounding may push it below 0
     return UncertaintyResult(samples.mean(0), samples.var(0, correction=0), entropy, information, samples)
+
+
+def _summarise_gaussian(outputs: Tensor | Moments) -> UncertaintyResult:
+    if not isinstance(outputs, tuple) or outputs[0].ndim != 3 or outputs[0].shape != outputs[1].shape:
+        raise ValueError(
+            "a model with task='gaussian' must return a pair (means, variances), (N, D) each, but returned outputs of "
+            f"the shape(s) {_shape(outputs)}"
+        )
+    means, variances = (part.float() if part.element_size() < 4 else part for part in outputs)  # (S, N, D) each
+    check_tensor(means, "the model's means")
+    if (check_tensor(variances, "the model's variances") < 0).any():
+        raise ValueError("the model's variances must not be negative; log-variances need .exp() first")
+    total = variances.mean(0) + means.var(0, correction=0)
+    return UncertaintyResult(means.mean(0), total, None, None, means)
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

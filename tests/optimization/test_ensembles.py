@@ -82,7 +82,7 @@ class TestEnsembles:
         """Numbers of training samples are natural weights; their sum is beyond half precision."""
         models = [Returns(torch.tensor([[2.0, 0.0]], dtype=dtype)), Returns(torch.tensor([[0.0, 2.0]], dtype=dtype))]
         found = ensemble_predictions(models, X5[:1], weights=[50000.0, 50000.0])
-        assert found.dtype == dtype
+        assert found.dtype == (dtype if dtype.itemsize >= 4 else torch.float32)
         assert found.tolist() == [pytest.approx([0.5, 0.5], abs=0.01)]
 
     def test_modes_come_back_and_no_graph_is_left(self, stateful_model):

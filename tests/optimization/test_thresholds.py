@@ -181,7 +181,7 @@ class TestThresholds:
         [
             ({"probabilities": torch.tensor([-1.0, 2.0, 0.5])}, ValueError, "look like logits"),
             ({"probabilities": torch.tensor([0.1, math.nan, 0.5])}, ValueError, "1 NaN"),
-            ({"probabilities": torch.rand(3, 1)}, ValueError, "1 dimension"),
+            ({"probabilities": torch.rand(3, 2)}, ValueError, r"shape \(3, 2\), one label for each"),
             ({"probabilities": torch.tensor([0, 1, 1])}, TypeError, "floating"),
             ({"probabilities": [0.1, 0.2, 0.3]}, TypeError, "torch.Tensor"),
             ({"probabilities": torch.rand(0), "target": torch.zeros(0).long()}, ValueError, "empty"),
@@ -190,7 +190,7 @@ class TestThresholds:
             ({"target": torch.tensor([0, 2, 1])}, ValueError, "0 to 1"),
             ({"target": torch.tensor([0.0, 1.0, 1.0])}, TypeError, "integer"),
             ({"target": torch.tensor([0, 0, 0])}, ValueError, "no positives"),
-            ({"metric": "auc"}, ValueError, "'f1', 'accuracy', 'balanced_accuracy', 'precision', 'recall'"),
+            ({"metric": "auc"}, ValueError, "'f1', 'f_beta', 'accuracy', 'balanced_accuracy'"),
             ({"min_recall": 1.5}, ValueError, r"min_recall must lie in \[0, 1\]"),
             ({"min_precision": math.nan}, ValueError, "min_precision"),
             ({"min_precision": "high"}, TypeError, "min_precision"),
@@ -238,3 +238,81 @@ class TestThresholds:
             held_out.append(accuracy_score(y[1], p[1] >= found.threshold))
         assert np.mean(tuned) > 0.56  # noise looks like skill where it was tuned
         assert np.mean(held_out) == pytest.approx(0.5, abs=0.02)
+
+
+def counts_by_hand(p, y, t, w):
+    positive = p >= t
+    return [float((w * (positive == a) * (y == b)).sum()) for a, b in ((1, 1), (1, 0), (0, 1), (0, 0))]
+
+
+class TestMoreMetrics:
+    """Q31: weights, costs, F-beta, Matthews' correlation, own metrics, a threshold for each label."""
+
+    @given(seeds, st.booleans())
+    def test_every_metric_equals_brute_force(self, seed, weighted):
+        p, y = (random_normal(25, seed=seed) * 2).round().sigmoid(), (random_normal(25, seed=seed + 1) > 0).long()
+        y[0], y[1] = 1, 0
+        w = random_normal(25, seed=seed + 2).abs() + 0.1 if weighted else torch.ones(25, dtype=torch.float64)
+        scores = {
+            "f1": lambda tp, fp, fn, tn: 2 * tp / (2 * tp + fp + fn),
+            "f_beta": lambda tp, fp, fn, tn: 5 * tp / (5 * tp + 4 * fn + fp),
+            "accuracy": lambda tp, fp, fn, tn: (tp + tn) / (tp + fp + fn + tn),
+            "balanced_accuracy": lambda tp, fp, fn, tn: (tp / (tp + fn) + tn / (tn + fp)) / 2,
+            "cost": lambda tp, fp, fn, tn: -(3 * fp + fn) / (tp + fp + fn + tn),
+        }
+        for metric, score in scores.items():
+            found = adjust_threshold(
+                p,
+                y,
+                metric=metric,
+                beta=2.0,
+                costs=(3, 1) if metric == "cost" else None,
+                sample_weight=w if weighted else None,
+            )
+            candidates = [*p.unique().tolist(), *([math.inf] if metric not in ("f1", "f_beta") else [])]
+            best = max(score(*counts_by_hand(p, y, t, w)) for t in candidates)
+            assert found.score == pytest.approx(best)
+            assert score(*counts_by_hand(p, y, found.threshold, w)) == pytest.approx(best)
+
+    @given(seeds)
+    def test_mcc_equals_sklearn(self, seed):
+        from sklearn.metrics import matthews_corrcoef
+
+        p, y = random_normal(30, seed=seed).sigmoid(), (random_normal(30, seed=seed + 1) > 0).long()
+        y[0], y[1] = 1, 0
+        best = max(matthews_corrcoef(y, (p >= t).long()) for t in p)
+        assert adjust_threshold(p, y, metric="mcc").score == pytest.approx(max(best, 0.0))
+
+    def test_a_metric_of_ones_own(self):
+        p, y = random_normal(30).sigmoid(), (random_normal(30, seed=1) > 0).long()
+        own = adjust_threshold(p, y, metric=lambda tp, fp, fn, tn: tp - 2 * fp)
+        assert own.score == max(counts_by_hand(p, y, t, 1.0)[0] - 2 * counts_by_hand(p, y, t, 1.0)[1] for t in [*p, 2])
+        with pytest.raises(ValueError, match="score for each of the 31 candidates"):
+            adjust_threshold(p, y, metric=lambda tp, fp, fn, tn: 1.0)
+
+    def test_each_label_gets_a_threshold_of_its_own(self):
+        p, y = random_normal(40, 3).sigmoid(), (random_normal(40, 3, seed=1) > 0).long()
+        together = adjust_threshold(p, y)
+        alone = [adjust_threshold(p[:, c], y[:, c]) for c in range(3)]
+        assert [one.threshold for one in together] == [one.threshold for one in alone]
+
+    def test_whole_weights_equal_repeated_samples(self):
+        p, y, w = random_normal(20).sigmoid(), (random_normal(20, seed=1) > 0).long(), torch.arange(20) % 3
+        weighted = adjust_threshold(p, y, sample_weight=w)
+        repeated = adjust_threshold(p.repeat_interleave(w), y.repeat_interleave(w))
+        assert weighted.score == pytest.approx(repeated.score)
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"metric": "cost"}, "belong together"),
+            ({"costs": (1, 2)}, "belong together"),
+            ({"metric": "cost", "costs": (0, 0)}, "not both 0"),
+            ({"metric": "f_beta", "beta": 0.0}, "beta"),
+            ({"sample_weight": torch.tensor([1.0, -1.0, 0.0])}, "sample_weight"),
+            ({"sample_weight": torch.ones(2)}, "sample_weight"),
+        ],
+    )
+    def test_bad_options(self, options, words):
+        with pytest.raises(ValueError, match=words):
+            adjust_threshold(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([0, 1, 1]), **options)
