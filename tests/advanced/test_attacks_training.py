@@ -189,7 +189,7 @@ class TestEvaluateRobustness:
             (linear(), [(pictures()[:0], classes()[:0])], fgsm_attack, ValueError, "empty"),
             (linear(), [(pictures() * 3, classes())], fgsm_attack, ValueError, "bounds"),
             (linear(), [(pictures().numpy(), classes().numpy())], fgsm_attack, TypeError, "torch.Tensor"),
-            (linear(), [(pictures(), classes().tolist())], fgsm_attack, TypeError, "torch.Tensor"),
+            (linear(), [(pictures(), ["a"] * 5)], fgsm_attack, TypeError, "whole numbers"),
             (linear(), [((255 * pictures()).byte(), classes())], fgsm_attack, TypeError, "floating"),
             (Function(lambda x: x.sum((2, 3)) * NAN), [(pictures(), classes())], fgsm_attack, ValueError, "NaN|finite"),
         ],

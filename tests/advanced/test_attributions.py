@@ -36,9 +36,9 @@ class TestSaliency:
         assert torch.equal(saliency_map(grey, pictures(channels=1), 2), expected)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype(self, dtype):
+    def test_is_float32_or_better(self, dtype):
         result = saliency_map(convolutional().to(dtype), pictures(dtype=dtype))
-        assert result.dtype == dtype
+        assert result.dtype == torch.promote_types(dtype, torch.float32)
         assert result.shape == (5, 8, 8)
         assert result.isfinite().all()
         assert (result > 0).any()
@@ -124,14 +124,14 @@ class TestGradCam:
             assert torch.equal(cam, torch.zeros(shape))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype_and_stays_finite(self, dtype):
+    def test_is_float32_or_better_and_stays_finite(self, dtype):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
         with torch.no_grad():
             model[0].weight.mul_(300)  # maps of some hundreds
             model[3].weight.mul_(30)
         expected = grad_cam(model, pictures(), "0", 1)
         cam = grad_cam(model.to(dtype), pictures(dtype=dtype), "0", 1)
-        assert cam.dtype == dtype
+        assert cam.dtype == torch.promote_types(dtype, torch.float32)
         assert cam.isfinite().all()
         assert torch.allclose(cam.double(), expected, atol=0.1)
 
@@ -246,7 +246,7 @@ class TestGradCam:
         assert grad_cam(strided, x, "2", 0).shape == (5, 8, 8)
         with pytest.raises(KeyError):
             dict(model.named_modules())["conv9"]  # the error: a KeyError says nothing
-        with pytest.raises(ValueError, match="no layer 'conv9'; it has features, features.0"):
+        with pytest.raises(ValueError, match="no layer 'conv9'; the nearest of its 6 names are 'never', "):
             grad_cam(model, x, "conv9")
         with pytest.raises(IndexError):
             model(x).mean((2, 3))  # the error: a linear layer
@@ -344,12 +344,12 @@ class TestIntegratedGradients:
         assert torch.equal(integrated_gradients(model, x), integrated_gradients(model, x, answer))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype(self, dtype):
+    def test_is_float32_or_better(self, dtype):
         expected = integrated_gradients(convolutional(), pictures(), 0)
         result, delta = integrated_gradients(
             convolutional().to(dtype), pictures(dtype=dtype), 0, return_convergence_delta=True
         )
-        assert result.dtype == dtype
+        assert result.dtype == torch.promote_types(dtype, torch.float32)
         assert result.shape == (5, 3, 8, 8)
         assert delta.isfinite().all()
         scale = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
@@ -373,7 +373,7 @@ class TestIntegratedGradients:
         assert wrong > 1e-4  # the error
         assert right < wrong / 100
 
-    def test_p4_trapezoid_weights_sum_to_one(self):
+    def test_trapezoid_weights_sum_to_one(self):
         model, x = linear(), pictures()
         expected = x * model[1].weight[0].detach().reshape(3, 8, 8)
         theirs = IntegratedGradients(model).attribute(x, target=0, n_steps=50, method="riemann_trapezoid")

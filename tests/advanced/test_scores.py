@@ -120,7 +120,12 @@ class TestScores:
                 ValueError,
                 r"shape \(5, 8, 8\)",
             ),
-            (lambda: deletion_curve(linear(), pictures().flatten(1), pictures()[:, 0], classes()), ValueError, "4 dim"),
+            (
+                lambda: deletion_curve(linear(), pictures().flatten(1), pictures()[:, 0], classes()),
+                ValueError,
+                r"\(5, 192\)",
+            ),
+            (lambda: deletion_curve(linear(), pictures()[0], pictures()[:, 0], classes()), ValueError, "2 or 4 dim"),
             (lambda: deletion_curve(len, pictures(), pictures()[:, 0], classes()), TypeError, "torch.nn.Module"),
             (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes() + 1), ValueError, "0 to 2"),
             (
