@@ -81,7 +81,7 @@ def fgsm_attack(
     target = _check_length(target, inputs)
     with input_gradients(model, task=task, seed=seed) as frozen:
         adversarial, logits, stuck = _step(frozen, check_inputs(inputs), target, box.eps, box)
-    _warn_of_hidden_gradients(logits, stuck, task)
+    _warn_of_hidden_gradients(logits, stuck)
     return adversarial.to(inputs.dtype)
 
 
@@ -132,7 +132,7 @@ def pgd_attack(
             x[active] = moved
             if len(active) == 0:
                 break
-    _warn_of_hidden_gradients(logits, stuck, task)
+    _warn_of_hidden_gradients(logits, stuck)
     return x.to(inputs.dtype)
 
 
@@ -164,7 +164,7 @@ def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box)
         return box.clamp(x + torch.cat(directions) * step), torch.cat(all_logits), torch.cat(stuck)
 
 
-def _warn_of_hidden_gradients(logits: Tensor, stuck: Tensor, task: str) -> None:
+def _warn_of_hidden_gradients(logits: Tensor, stuck: Tensor) -> None:
     """Say so if the model looks robust only because its gradients are hidden; called by the attacks themselves."""
     if count := int(stuck.sum()):
         warnings.warn(
@@ -173,22 +173,20 @@ def _warn_of_hidden_gradients(logits: Tensor, stuck: Tensor, task: str) -> None:
             "Attack a version without that step, or use an attack that needs no gradient",
             stacklevel=3,
         )
-    if _look_like_probabilities(logits, task):
+    if _look_like_probabilities(logits):
         warnings.warn(_PROBABILITIES, stacklevel=3)
 
 
 _PROBABILITIES = (
     "the model's outputs look like probabilities: their gradients vanish where the model is sure, which is not "
-    "robustness; attack the logits, before the softmax or sigmoid"
+    "robustness; attack the logits, before the softmax"
 )
 
 
-def _look_like_probabilities(logits: Tensor, task: str) -> bool:
-    """All between 0 and 1, and summing to 1. Of single numbers it takes eight: a few logits may lie there by chance."""
-    outputs = logits.detach()[:, 1:] if task == "binary" else logits.detach()
-    if outputs.min() < 0 or outputs.max() > 1.01:
-        return False
-    return len(outputs) >= 8 if task == "binary" else bool(sums_to_one(outputs.bfloat16(), 1).all())
+def _look_like_probabilities(logits: Tensor) -> bool:
+    """Between 0 and 1, and summing to 1. Logits hardly ever do; of a binary model's single number it cannot be told."""
+    logits = logits.detach()
+    return bool(logits.min() >= 0 and logits.max() <= 1.01 and sums_to_one(logits, 1).all())
 
 
 def attack_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -199,6 +197,8 @@ def attack_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     own = logits.gather(1, target[:, None])  # (N, 1)
     others = logits.scatter(1, target[:, None], -torch.inf)
+    if (others.amax(1) == -torch.inf).any():
+        raise ValueError("the logits of all classes but the target are −inf, so no attack can change the answer")
     return (others.logsumexp(1, keepdim=True) - own)[:, 0]
 
 
@@ -419,7 +419,7 @@ def evaluate_robustness(
             target = check_target(batch[1], logits)
             right = logits.argmax(1) == target
             total, clean = total + len(inputs), clean + int(right.sum())
-            probabilities = probabilities or _look_like_probabilities(logits, task)
+            probabilities = probabilities or _look_like_probabilities(logits)
             if right.any():
                 inputs, target = inputs[right], target[right]
                 attacked = check_tensor(attack(model, inputs, target, **attack_kwargs), "what the attack returns")

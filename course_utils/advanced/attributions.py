@@ -99,13 +99,15 @@ def grad_cam(
     """
     size = check_tensor(check_inputs(inputs), "inputs", ndim=4).shape[2:]
     module = _find_layer(model, layer)
-    with input_gradients(model, task=task, seed=seed) as frozen, _recorded(module) as outputs:
+    # A model that `compile()` has compiled in place would run without the layer's hook.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with uncompiled, input_gradients(model, task=task, seed=seed) as frozen, _recorded(module) as outputs:
         x = check_inputs(inputs).requires_grad_()
         logits = frozen(x)
         if len(outputs) != 1:
-            hint = "; inside a scripted or exported model no layer can be watched" if not outputs else ""
+            hint = " (in an exported model no layer can be watched: pass the one it was made from)" if not outputs else ""
             raise ValueError(
-                f"the layer must run once in a forward pass, but ran {len(outputs)} times{hint}; choose another"
+                f"the layer must run once in a forward pass, but ran {len(outputs)} times; choose another{hint}"
             )
         maps = outputs[0]
         if reshape is None:
@@ -193,6 +195,8 @@ def _tokens_hint(tokens: int) -> str:
 
 
 def _find_layer(model: nn.Module, layer: nn.Module | str) -> nn.Module:
+    if isinstance(check_model(model), torch.jit.ScriptModule):
+        raise ValueError("inside a TorchScript model no layer can be watched; pass the model that it was made from")
     # Names as the caller sees them, also those of a model inside DataParallel; and a layer may have two names.
     modules = {
         name: module

@@ -53,6 +53,8 @@ class FrozenModel:
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
         """What is explained, (N,): the target's logit; of a binary model its log-odds, z for class 1 and −z for 0."""
         own = logits.gather(1, target[:, None])[:, 0]
+        if (own == -torch.inf).any():
+            raise ValueError("a target's logit is −inf, so this class is masked out; explain another one")
         # The two logits of a binary model are 0 and z, and class 0's own one has no gradient.
         return own - logits.gather(1, 1 - target[:, None])[:, 0] if self.task == "binary" else own
 

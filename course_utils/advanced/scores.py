@@ -46,7 +46,7 @@ def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
     """
     _check_maps(attributions, masks)
     energy = in_double(attributions).abs().flatten(1)  # sums of half precision overflow
-    return ((energy * masks.flatten(1).to(energy.device)).sum(1) / energy.sum(1)).to(attributions)
+    return ((energy * masks.to(energy.device).flatten(1)).sum(1) / energy.sum(1)).to(attributions)
 
 
 def _check_maps(attributions: Tensor, masks: Tensor) -> None:
