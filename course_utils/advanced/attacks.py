@@ -219,7 +219,7 @@ class _Box:
             raise ValueError(f"eps must not be negative, but is {eps}")
         if self.eps > high - low:
             raise ValueError(
-                f"eps must not be larger than the bounds are apart, {high - low:g}, but is {eps:g}; eps is in the units "
+                f"eps must not be larger than the bounds are apart, {high - low:g}, but is {eps:g}; it is in the units "
                 f"of a pixel: {eps:g} grey levels of 255 are {eps:g} / 255 if pixels lie in [0, 1]"
             )
         mean, self.std = _mean_and_std(normalization, x)

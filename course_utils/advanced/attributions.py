@@ -105,7 +105,7 @@ def grad_cam(
         x = check_inputs(inputs).requires_grad_()
         logits = frozen(x)
         if len(outputs) != 1:
-            hint = " (in an exported model no layer can be watched: pass the one it was made from)" if not outputs else ""
+            hint = "" if outputs else " (in an exported model no layer can be watched: pass what it was made from)"
             raise ValueError(
                 f"the layer must run once in a forward pass, but ran {len(outputs)} times; choose another{hint}"
             )
