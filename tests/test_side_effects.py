@@ -269,6 +269,12 @@ CALLS_WITH_PICTURES = {
     "advanced.integrated_gradients, pictures": lambda m, t: advanced.integrated_gradients(
         m, t["pictures"], t["classes"], n_steps=4
     ),
+    "advanced.grad_cam, reshaped": lambda m, t: advanced.grad_cam(
+        m, t["pictures"], "first", t["classes"], reshape=lambda maps: maps.flip(1)
+    ),
+    "advanced.integrated_gradients, a dict": lambda m, t: advanced.integrated_gradients(
+        m, {"x": t["pictures"]}, t["classes"], n_steps=4
+    ),
     "advanced.multi_task_inference, pictures": lambda m, t: advanced.multi_task_inference(TwoHeads(m), t["pictures"]),
 }
 CALLS = CALLS_WITH_ROWS | CALLS_WITH_PICTURES

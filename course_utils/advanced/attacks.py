@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.advanced.gradients import (
+from course_utils.advanced.input_gradients import (
     FrozenModel,
+    Target,
+    at_least_float32,
     check_inputs,
     check_target,
     chunk_size,
-    gradient_of,
+    gradients_of,
     input_gradients,
 )
 from course_utils.foundation.arguments import (
+    as_labels,
     check_count,
     check_normalization,
     check_number,
@@ -26,51 +31,64 @@ from course_utils.foundation.arguments import (
     check_tensor,
     describe_value,
 )
-from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
-from course_utils.foundation.seeding import isolated_randomness, make_generator
+from course_utils.foundation.evaluation import check_model, class_logits, classifier_logits, output_tensor
+from course_utils.foundation.probabilities import sums_to_one
+from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
 
 Normalization = tuple[Sequence[float], Sequence[float]]
-_TOLERANCE = 1e-4  # how far rounding may have carried normalised pixels out of the bounds
+_TOLERANCE = 1e-4  # how far pixels may lie outside the bounds, as a share of their distance
 
 
 def fgsm_attack(
     model: nn.Module,
     inputs: Tensor,
-    target: Tensor,
+    target: Target,
     *,
     eps: float,
     bounds: tuple[float, float] = (0, 1),
     normalization: Normalization | None = None,
+    task: str = "multiclass",
+    seed: int | None = 0,
 ) -> Tensor:
     """Fast gradient sign method: one step of size eps in the direction that raises the loss.
 
     Source: Goodfellow et al. (2015), "Explaining and harnessing adversarial examples".
 
     Args:
-        model: returns logits (N, C); it is asked in evaluation mode.
+        model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
         inputs: (N, …), floating point; pictures are (N, channels, H, W).
-        target: the true classes, (N,).
+        target: the true classes: a tensor, a list or an array of N whole numbers, or one for all samples.
         eps: largest change of a pixel, in pixel units; 0 returns the inputs.
         bounds: (low, high) of a pixel, in pixel units.
         normalization: (mean, std), one number a channel each, if the inputs are (pixel − mean) / std. eps and bounds
-            stay in pixel units. Without it a normalised picture would be clamped to [0, 1] (E52).
+            stay in pixel units. Without it a normalised picture would be clamped to [0, 1] (error E52, chapter 4's
+            index).
+        task: "multiclass" or "binary".
+        seed: of what the model itself draws; None draws fresh numbers.
 
     Returns:
         The changed inputs, in the inputs' own space and dtype. |adversarial − inputs|·std ≤ eps holds exactly.
 
     Raises:
-        ValueError: inputs outside the bounds (are they normalised?), labels out of range, a negative eps.
+        ValueError: inputs outside the bounds (are they normalised?), labels out of range, an eps that is negative or
+            larger than the bounds are apart.
+
+    Warns:
+        UserWarning: samples that are classified right and whose gradient is exactly 0: the attack cannot move them,
+            and the model only looks robust. Also if the outputs look like probabilities, whose gradients vanish.
     """
     box = _Box(inputs, eps, bounds, normalization)
     target = _check_length(target, inputs)
-    with input_gradients(model) as frozen:
-        return _step(frozen, check_inputs(inputs), target, box.eps, box)[0].to(inputs.dtype)
+    with input_gradients(model, task=task, seed=seed) as frozen:
+        adversarial, logits, stuck = _step(frozen, check_inputs(inputs), target, box.eps, box)
+    _warn_of_hidden_gradients(logits, stuck)
+    return adversarial.to(inputs.dtype)
 
 
 def pgd_attack(
     model: nn.Module,
     inputs: Tensor,
-    target: Tensor,
+    target: Target,
     *,
     eps: float,
     alpha: float | None = None,
@@ -79,72 +97,108 @@ def pgd_attack(
     bounds: tuple[float, float] = (0, 1),
     normalization: Normalization | None = None,
     early_stop: bool = False,
+    task: str = "multiclass",
     seed: int | None = None,
 ) -> Tensor:
     """Projected gradient descent: many small steps, pulled back into the eps-box after each.
 
     Source: Madry et al. (2018), "Towards deep learning models resistant to adversarial attacks". Without the random
-    start it is the basic iterative method (E53).
+    start it is the basic iterative method (error E53, chapter 4's index).
 
     Args:
-        model, inputs, target, eps, bounds, normalization: as in `fgsm_attack`.
+        model, inputs, target, eps, bounds, normalization, task: as in `fgsm_attack`, with its errors and warnings.
         alpha: size of a step in pixel units, > 0; None is 2.5·eps/steps.
         steps: at least 1.
         random_start: begin at a uniformly random point of the box.
         early_stop: leave a sample alone as soon as the model errs on it. That finds the share of errors faster; the
             changes are not the strongest ones.
-        seed: of the random start; None draws fresh ones.
+        seed: of the random start, and of what a random model draws, which is new in each step; None draws fresh ones.
     """
     box = _Box(inputs, eps, bounds, normalization)
     check_count(steps, "steps")
     step_size = 2.5 * box.eps / steps if alpha is None else check_number(alpha, "alpha", above=0)
     target = _check_length(target, inputs)
-    with input_gradients(model) as frozen:
-        x = box.wide(check_inputs(inputs))
+    # The model must not draw the numbers of the random start once more.
+    model_seed = None if seed is None else derived_seed(check_count(seed, "seed", minimum=0), "model")
+    with input_gradients(model, task=task, seed=model_seed) as frozen:
+        x = at_least_float32(check_inputs(inputs))
         x = box.random_point(x, seed) if random_start else x
         active = torch.arange(len(x), device=x.device)
         for _ in range(steps):
-            moved, logits = _step(frozen, x[active], target[active], step_size, box[active])
+            moved, logits, stuck = _step(frozen, x[active], target[active], step_size, box[active])
             if early_stop:
                 right = logits.argmax(1) == target[active]
                 moved, active = moved[right], active[right]
             x[active] = moved
             if len(active) == 0:
                 break
+    _warn_of_hidden_gradients(logits, stuck)
     return x.to(inputs.dtype)
 
 
-def _check_length(target: Tensor, inputs: Tensor) -> Tensor:
+def _check_length(target: Target, inputs: Tensor) -> Tensor:
     """The true classes, one for each sample; their range is checked when the logits are there."""
-    check_tensor(target, "target", ndim=1, floating=False)
-    if len(target) != len(inputs):
-        raise ValueError(f"target must hold one label for each of the {len(inputs)} samples, but has {len(target)}")
-    return target.long().to(inputs.device)
+    n = len(inputs)
+    if target is None or isinstance(target, bool):
+        raise TypeError(f"target must be the true classes, one a sample, but is {target}")
+    labels = check_tensor(as_labels(target, "target", num_samples=n), "target", ndim=1, floating=False)
+    if len(labels) != n:
+        raise ValueError(f"target must hold one label for each of the {n} samples, but has {len(labels)}")
+    return labels.to(inputs.device, torch.int64)
 
 
-def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box) -> tuple[Tensor, Tensor]:
-    """One step uphill, pulled back into the box; and the logits before it."""
-    directions, all_logits = [], []
+def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box) -> tuple[Tensor, Tensor, Tensor]:
+    """One step uphill, pulled back into the box; the logits before it; and which samples are right and stuck, (N,)."""
+    directions, all_logits, stuck = [], [], []
     for part, labels in zip(x.split(chunk_size(x)), target.split(chunk_size(x)), strict=True):
         leaf = part.detach().to(box.dtype).requires_grad_()
         logits = model(leaf)
         loss = attack_loss(logits, check_target(labels, logits)).sum()  # a sum: the samples' gradients do not mix
-        directions.append(gradient_of(loss, leaf).sign())
+        (gradient,) = gradients_of(loss, [leaf])
+        directions.append(gradient.sign())
         all_logits.append(logits.detach())
+        stuck.append((logits.argmax(1) == labels) & ~gradient.flatten(1).any(1))
     with torch.no_grad():
-        x = box.wide(x)
+        x = at_least_float32(x)
         step = (size / box.std).clamp(max=torch.finfo(x.dtype).max / 4).to(x.dtype)
-        return box.clamp(x + torch.cat(directions) * step), torch.cat(all_logits)
+        return box.clamp(x + torch.cat(directions) * step), torch.cat(all_logits), torch.cat(stuck)
+
+
+def _warn_of_hidden_gradients(logits: Tensor, stuck: Tensor) -> None:
+    """Say so if the model looks robust only because its gradients are hidden; called by the attacks themselves."""
+    if count := int(stuck.sum()):
+        warnings.warn(
+            f"the gradient of {count} sample(s) that the model classifies right is exactly 0: the attack cannot move "
+            "them, which is not robustness. Does the model round its inputs, or end in a saturated softmax or sigmoid? "
+            "Attack a version without that step, or use an attack that needs no gradient",
+            stacklevel=3,
+        )
+    if _look_like_probabilities(logits):
+        warnings.warn(_PROBABILITIES, stacklevel=3)
+
+
+_PROBABILITIES = (
+    "the model's outputs look like probabilities: their gradients vanish where the model is sure, which is not "
+    "robustness; attack the logits, before the softmax"
+)
+
+
+def _look_like_probabilities(logits: Tensor) -> bool:
+    """Between 0 and 1, and summing to 1. Logits hardly ever do; of a binary model's single number it cannot be told."""
+    logits = logits.detach()
+    return bool(logits.min() >= 0 and logits.max() <= 1.01 and sums_to_one(logits, 1).all())
 
 
 def attack_loss(logits: Tensor, target: Tensor) -> Tensor:
     """How much the other classes together beat the target: logsumexp of their logits minus the target's, (N,).
 
     Cross-entropy is log(1 + e^loss), so the gradients point the same way. But cross-entropy's shrinks to exactly 0 as
-    the model becomes sure, and then the attack goes nowhere (E54); this one never does.
+    the model becomes sure, and then the attack goes nowhere (error E54, chapter 4's index); this one never does.
     """
     own = logits.gather(1, target[:, None])  # (N, 1)
     others = logits.scatter(1, target[:, None], -torch.inf)
+    if (others.amax(1) == -torch.inf).any():
+        raise ValueError("the logits of all classes but the target are −inf, so no attack can change the answer")
     return (others.logsumexp(1, keepdim=True) - own)[:, 0]
 
 
@@ -160,18 +214,21 @@ class _Box:
         x = check_inputs(inputs)
         self.dtype = x.dtype
         self.eps = check_number(eps, "eps")
+        low, high = check_range(bounds, "bounds")
         if self.eps < 0:
             raise ValueError(f"eps must not be negative, but is {eps}")
-        low, high = check_range(bounds, "bounds")
-        mean, self.std = _mean_and_std(normalization, x)
-        wide = x.double() if x.device.type != "mps" else x
-        pixels = wide * self.std + mean
-        least, most = float(pixels.min()), float(pixels.max())
-        tolerance = max(_TOLERANCE, torch.finfo(x.dtype).eps) if x.element_size() < 4 else _TOLERANCE
-        if least < low - tolerance or most > high + tolerance:
+        if self.eps > high - low:
             raise ValueError(
-                f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {least:.4g} to "
-                f"{most:.4g}; for normalised pictures pass normalization=(mean, std)"
+                f"eps must not be larger than the bounds are apart, {high - low:g}, but is {eps:g}; it is in the units "
+                f"of a pixel: {eps:g} grey levels of 255 are {eps:g} / 255 if pixels lie in [0, 1]"
+            )
+        mean, self.std = _mean_and_std(normalization, x)
+        wide = _wide(x)
+        outside = torch.maximum(low - (pixels := wide * self.std + mean), pixels - high)
+        if outside.max() > _TOLERANCE * (high - low) and (outside > _rounding(x, mean, self.std, (low, high))).any():
+            raise ValueError(
+                f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {pixels.min():.4g} to "
+                f"{pixels.max():.4g}; for normalised pictures pass normalization=(mean, std)"
             )
         self.mean, self.limits = mean, (low, high)
         self.lower = self._corner(x, wide, -1)
@@ -203,12 +260,8 @@ class _Box:
         part.lower, part.upper = self.lower[rows], self.upper[rows]
         return part
 
-    def wide(self, x: Tensor) -> Tensor:
-        """At least float32: many steps smaller than half precision can tell apart add up to something."""
-        return x.float() if x.element_size() < 4 else x
-
     def clamp(self, x: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(x, self.wide(self.lower)), self.wide(self.upper))
+        return torch.minimum(torch.maximum(x, at_least_float32(self.lower)), at_least_float32(self.upper))
 
     def random_point(self, x: Tensor, seed: int | None) -> Tensor:
         share = 2 * torch.rand(x.shape, generator=make_generator(seed)).to(x) - 1
@@ -217,11 +270,22 @@ class _Box:
 
 def _mean_and_std(normalization: Normalization | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, float64, in a shape that broadcasts over the channels."""
-    like = {"dtype": torch.float64 if x.device.type != "mps" else x.dtype, "device": x.device}
+    like = {"dtype": _wide(x[:1]).dtype, "device": x.device}
     if normalization is None:
         return torch.zeros((), **like), torch.ones((), **like)
     pair = check_normalization(normalization, channels=x.shape[1])
     return tuple(value.to(**like).reshape(1, -1, *(1,) * (x.ndim - 2)) for value in pair)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return x.double() if x.device.type != "mps" else x.float()
+
+
+def _rounding(x: Tensor, mean: Tensor, std: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """How far rounding may have carried each pixel that was normalised in the dtype of `x`: some of its last digits."""
+    largest = torch.maximum(_wide(x).abs() * std, mean.abs()).clamp(min=max(map(abs, bounds)))
+    return 4 * torch.finfo(x.dtype).eps * largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +305,7 @@ class AdversarialLosses:
 def adversarial_training(
     model: nn.Module,
     inputs: Tensor,
-    target: Tensor,
+    target: Target,
     *,
     eps: float,
     alpha: float | None = None,
@@ -249,35 +313,53 @@ def adversarial_training(
     random_start: bool = True,
     bounds: tuple[float, float] = (0, 1),
     normalization: Normalization | None = None,
+    task: str = "multiclass",
     seed: int | None = None,
 ) -> AdversarialLosses:
     """The losses of a training step on clean and attacked inputs.
 
     The attack (`pgd_attack`) asks the model in evaluation mode and leaves no gradient behind; both losses are computed
-    in the modes that the model came in, so dropout drops and BatchNorm moves (E55). Source: Goodfellow et al. (2015),
-    Madry et al. (2018).
+    in the modes that the model came in, so dropout drops and BatchNorm moves (error E55, chapter 4's index). Source:
+    Goodfellow et al. (2015), Madry et al. (2018).
 
     Args:
-        model: in train mode; returns logits (N, C).
-        inputs, target, eps, alpha, steps, random_start, bounds, normalization: as in `pgd_attack`.
+        model: in train mode; returns logits (N, C), or with `task="binary"` one logit a sample.
+        inputs, target, eps, alpha, steps, random_start, bounds, normalization, task: as in `pgd_attack`.
         seed: of the random start and of the dropout masks; None draws fresh ones.
 
     Raises:
-        ValueError: the model is in evaluation mode.
+        ValueError: the model is in evaluation mode, or none of its parameters takes a gradient here, because all are
+            frozen or this is called under `torch.no_grad()` or `torch.inference_mode()`.
     """
     if not check_model(model).training:
         raise ValueError("the model is in evaluation mode: dropout would be off; call model.train() before training")
+    _check_trainable(model)
     adversarial = pgd_attack(
         model,
         inputs,
         target,
         **{"eps": eps, "alpha": alpha, "steps": steps, "random_start": random_start},
-        **{"bounds": bounds, "normalization": normalization, "seed": seed},
+        **{"bounds": bounds, "normalization": normalization, "task": task, "seed": seed},
     )
+    target = _check_length(target, inputs)
     with isolated_randomness(seed):
-        target = target.long().to(inputs.device)
-        losses = [F.cross_entropy(output_tensor(model(x.clone())), target) for x in (inputs, adversarial)]
+        losses = [
+            F.cross_entropy(class_logits(output_tensor(model(x.clone())), task=task, n=len(x)), target)
+            for x in (inputs, adversarial)
+        ]
     return AdversarialLosses((losses[0] + losses[1]) / 2, *losses)
+
+
+def _check_trainable(model: nn.Module) -> None:
+    if not torch.is_grad_enabled():
+        raise ValueError(
+            "the losses of adversarial training need gradients, but this is called under torch.no_grad() or "
+            "torch.inference_mode(); call it outside"
+        )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError("the model was made under torch.inference_mode(), so it cannot be trained; make it outside")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("no parameter of the model takes a gradient; unfreeze some with parameter.requires_grad_()")
 
 
 @dataclass(frozen=True)
@@ -295,16 +377,27 @@ class RobustnessResult:
     num_samples: int
 
 
-def evaluate_robustness(model: nn.Module, loader: Iterable, attack: Callable, **attack_kwargs) -> RobustnessResult:
+def evaluate_robustness(
+    model: nn.Module, loader: Iterable, attack: Callable, *, task: str = "multiclass", **attack_kwargs: Any
+) -> RobustnessResult:
     """Accuracy of a model before and after an attack, over all batches of a loader.
 
-    Samples count one by one, so a smaller last batch weighs no more than it holds (E63). A sample that is wrong
-    without an attack counts as wrong with it, and is not attacked.
+    Samples count one by one, so a smaller last batch weighs no more than it holds (error E63, chapter 4's index). A
+    sample that is wrong without an attack counts as wrong with it, and is not attacked. Every attack is held to the
+    `eps`, `bounds` and `normalization` that it is given here by name.
 
     Args:
-        model: returns logits (N, C).
+        model: returns logits (N, C), or with `task="binary"` one logit a sample.
         loader: yields (inputs, target); a DataLoader, or a list of such pairs.
-        attack: called as attack(model, inputs, target, **attack_kwargs), for example `pgd_attack`.
+        attack: called as attack(model, inputs, target, **attack_kwargs), for example `pgd_attack`. With `task="binary"`
+            it is given that as well.
+        task: "multiclass" or "binary".
+
+    Raises:
+        ValueError: the attack left its eps or its bounds; an empty loader.
+
+    Warns:
+        UserWarning: signs that the model only hides its gradients, as in `fgsm_attack`.
     """
     check_model(model)
     if not callable(attack):
@@ -312,31 +405,67 @@ def evaluate_robustness(model: nn.Module, loader: Iterable, attack: Callable, **
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if not isinstance(loader, Iterable):
         raise TypeError(f"loader must yield pairs (inputs, target), but is {describe_value(loader)}")
-    clean = robust = total = 0
+    if task != "multiclass":
+        attack_kwargs["task"] = task
+    limits = {**getattr(attack, "keywords", {}), **attack_kwargs}  # those of a functools.partial are known, too
+    clean = robust = unmoved = total = 0
+    probabilities = False
     with isolated_randomness(0):  # a DataLoader draws from the global state when it starts
-        for batch in loader:
+        for i, batch in enumerate(loader):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TypeError(f"the loader must yield pairs (inputs, target), but yielded {describe_value(batch)}")
-            inputs = check_tensor(batch[0], "the loader's inputs").to(device)
-            target = check_tensor(batch[1], "the loader's target", floating=False).to(device)
-            right = _right(model, inputs, target)
+            inputs = check_inputs(batch[0], "the loader's inputs").to(device)
+            logits = classifier_logits(model, inputs, task=task, seed=derived_seed(0, "clean", i))
+            target = check_target(batch[1], logits)
+            right = logits.argmax(1) == target
             total, clean = total + len(inputs), clean + int(right.sum())
+            probabilities = probabilities or _look_like_probabilities(logits)
             if right.any():
                 inputs, target = inputs[right], target[right]
                 attacked = check_tensor(attack(model, inputs, target, **attack_kwargs), "what the attack returns")
-                if attacked.shape != inputs.shape:
-                    raise ValueError(
-                        f"the attack must return inputs of the shape {tuple(inputs.shape)}, but returned "
-                        f"{describe_value(attacked)}"
-                    )
-                robust += int(_right(model, attacked, target).sum())
+                attacked = attacked.to(device)
+                _check_limits(attacked, inputs, limits)
+                # What a random model draws here, no attack has seen.
+                after = classifier_logits(model, attacked, task=task, seed=derived_seed(0, "attacked", i))
+                stands = after.argmax(1) == target
+                robust += int(stands.sum())
+                unmoved += int((stands & (attacked == inputs).flatten(1).all(1)).sum())
     if total == 0:
         raise ValueError("the loader is empty; pass at least one batch")
+    if getattr(attack, "func", attack) not in (fgsm_attack, pgd_attack):  # these two warn themselves
+        if unmoved and limits.get("eps"):
+            warnings.warn(
+                f"{unmoved} of the {robust} samples that stand came back from the attack exactly as they were; is "
+                "their gradient 0, because the model rounds its inputs or its loss has saturated?",
+                stacklevel=2,
+            )
+        if probabilities:
+            warnings.warn(_PROBABILITIES, stacklevel=2)
     return RobustnessResult(clean / total, robust / total, total)
 
 
-@torch.no_grad()
-def _right(model: nn.Module, inputs: Tensor, target: Tensor) -> Tensor:
-    with evaluation_mode(model), isolated_randomness(0):
-        logits = FrozenModel(model)(inputs)
-    return logits.argmax(1) == check_target(target, logits)
+def _check_limits(attacked: Tensor, inputs: Tensor, limits: Mapping[str, Any]) -> None:
+    """Did an attack keep to the limits that are known by name? Rounding in the inputs' dtype is no offence."""
+    if attacked.shape != inputs.shape:
+        raise ValueError(
+            f"the attack must return inputs of the shape {tuple(inputs.shape)}, but returned {describe_value(attacked)}"
+        )
+    mean, std = _mean_and_std(limits.get("normalization"), inputs)
+    low, high = check_range(limits["bounds"], "bounds") if "bounds" in limits else (-torch.inf, torch.inf)
+    pixels, before = (_wide(x) * std + mean for x in (attacked, inputs))
+    slack = _rounding(inputs, mean, std, (low, high) if "bounds" in limits else (0.0, 1.0))
+    eps = limits.get("eps")
+    if isinstance(eps, (int, float)):
+        change = (pixels - before).abs()
+        if (change > eps + slack).any():
+            raise ValueError(
+                f"the attack changed a pixel by {change.max():.4g}, but its eps is {eps:.4g}; if the inputs are "
+                "normalised, give evaluate_robustness normalization=(mean, std) as well"
+            )
+    outside = torch.maximum(low - pixels, pixels - high)
+    already = torch.maximum(low - before, before - high).clamp(min=0)
+    if (outside > already + slack).any():
+        raise ValueError(
+            f"the attack left the bounds [{low}, {high}]: its pixels range from {pixels.min():.4g} to "
+            f"{pixels.max():.4g}"
+        )

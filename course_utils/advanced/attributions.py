@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.advanced.gradients import check_inputs, check_target, chunk_size, gradient_of, input_gradients
+from course_utils.advanced.input_gradients import (
+    Target,
+    at_least_float32,
+    check_inputs,
+    check_target,
+    chunk_size,
+    gradients_of,
+    input_gradients,
+)
 from course_utils.foundation.arguments import check_choice, check_count, check_number, check_tensor, describe_value
 from course_utils.foundation.evaluation import check_model
+from course_utils.foundation.inputs import Inputs, map_inputs, tensors_of
 
+Layout = Callable[[Tensor], Tensor]
 METHODS = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid")
 
 
-def saliency_map(model: nn.Module, inputs: Tensor, target: Tensor | int | None = None) -> Tensor:
+def saliency_map(
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    *,
+    task: str = "multiclass",
+    seed: int | None = 0,
+) -> Tensor:
     """|∂ logit / ∂ input|: where a small change would move the answer's score most.
 
     Source: Simonyan et al. (2014), "Deep inside convolutional networks".
 
     Args:
-        model: returns logits (N, C); it is asked in evaluation mode.
+        model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
         inputs: pictures (N, channels, H, W), or (N, F).
-        target: the class explained: (N,), one for all, or None for the model's answer.
+        target: the class explained: a tensor, a list or an array of N whole numbers, one for all samples, or None for
+            the model's answer.
+        task: "multiclass", or "binary": there the log-odds of the target are explained, z for class 1, −z for class 0.
+        seed: of what the model itself draws; None draws fresh numbers.
 
     Returns:
-        (N, H, W) for pictures, the largest over the channels; (N, F) otherwise.
+        (N, H, W) for pictures, the largest over the channels; (N, F) otherwise. float32 or better.
     """
-    with input_gradients(model) as frozen:
+    with input_gradients(model, task=task, seed=seed) as frozen:
         x = check_inputs(inputs).requires_grad_()
         logits = frozen(x)
-        target = check_target(target, logits)
-        gradient = gradient_of(logits.gather(1, target[:, None]).sum(), x).abs()
+        (gradient,) = gradients_of(frozen.score(logits, check_target(target, logits)).sum(), [x])
+    gradient = at_least_float32(gradient.abs())
     return gradient.amax(1) if inputs.ndim == 4 else gradient
 
 
@@ -42,9 +65,12 @@ def grad_cam(
     model: nn.Module,
     inputs: Tensor,
     layer: nn.Module | str,
-    target: Tensor | int | None = None,
+    target: Target = None,
     *,
     upsample: bool = True,
+    reshape: Layout | None = None,
+    task: str = "multiclass",
+    seed: int | None = 0,
 ) -> Tensor:
     """Gradient-weighted class activation map: where a convolutional layer sees evidence for a class.
 
@@ -52,54 +78,139 @@ def grad_cam(
     Selvaraju et al. (2017), "Grad-CAM".
 
     Args:
-        model: returns logits (N, C); it is asked in evaluation mode.
+        model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
         inputs: pictures (N, channels, H, W).
         layer: a module of the model or its dotted name, with an output (N, channels, h, w); usually the last
             convolution or the block around it.
-        target: as in `saliency_map`.
+        target, task, seed: as in `saliency_map`.
         upsample: bilinearly, to H × W; False leaves h × w.
+        reshape: for layers whose output has another layout: moves (or drops) its entries, so that they become
+            (N, channels, h, w). Channels last: `lambda maps: maps.permute(0, 3, 1, 2)`. Tokens of a vision transformer,
+            one for the class and 14 × 14 for patches:
+            `lambda tokens: tokens[:, 1:].unflatten(1, (14, 14)).permute(0, 3, 1, 2)`.
 
     Returns:
-        (N, H, W), scaled so that the largest value of each map is 1; all 0 where nothing speaks for the class.
+        (N, H, W), scaled so that the largest value of each map is 1; all 0 where nothing speaks for the class. float32
+        or better.
 
     Raises:
-        ValueError: no such layer, one whose output is no feature map, or one that runs never or twice (E59).
+        ValueError: no such layer; one that runs never or twice (error E59, chapter 4's index), or whose output is no
+            feature map, may have its channels last, or has a single position.
     """
-    check_tensor(check_inputs(inputs), "inputs", ndim=4)
+    size = check_tensor(check_inputs(inputs), "inputs", ndim=4).shape[2:]
     module = _find_layer(model, layer)
-    with input_gradients(model) as frozen, _recorded(module) as outputs:
-        frozen.memory_format = None  # one run: a second try would be recorded, too
+    # A model that `compile()` has compiled in place would run without the layer's hook.
+    uncompiled = torch.compiler.set_stance("force_eager")
+    with uncompiled, input_gradients(model, task=task, seed=seed) as frozen, _recorded(module) as outputs:
         x = check_inputs(inputs).requires_grad_()
         logits = frozen(x)
         if len(outputs) != 1:
-            raise ValueError(f"the layer must run once in a forward pass, but ran {len(outputs)} times; choose another")
-        maps = outputs[0]
-        if not isinstance(maps, Tensor) or maps.ndim != 4:
+            hint = "" if outputs else " (in an exported model no layer can be watched: pass what it was made from)"
             raise ValueError(
-                f"the layer must return feature maps (N, channels, h, w), but returned {describe_value(maps)}"
+                f"the layer must run once in a forward pass, but ran {len(outputs)} times; choose another{hint}"
             )
-        target = check_target(target, logits)
-        score = logits.gather(1, target[:, None]).sum()
+        maps = outputs[0]
+        if reshape is None:
+            _check_layout(maps, size, module, frozen.model)
+        elif not isinstance(maps, Tensor):
+            raise ValueError(f"the layer must return a tensor, but returned {describe_value(maps)}; choose another")
+        score = frozen.score(logits, check_target(target, logits)).sum()
         if not (maps.requires_grad and score.requires_grad):
             raise ValueError("the layer's output has no gradient; is it computed under no_grad, or detached?")
         gradient = torch.autograd.grad(score, maps, allow_unused=True)[0]
         if gradient is None:
             raise ValueError("the answer does not depend on this layer's output; choose one that leads to the logits")
         check_tensor(gradient, "the gradient")
-    weights = gradient.mean((2, 3), keepdim=True)  # (N, channels, 1, 1)
-    cam = F.relu((weights * maps.detach()).sum(1, keepdim=True))  # (N, 1, h, w)
+    maps, slopes = (_feature_maps(at_least_float32(part), reshape, len(x)) for part in (maps.detach(), gradient))
+    if gradient.any() and not slopes.any():
+        raise ValueError(
+            "the answer does not depend on the positions that reshape keeps of this layer's output; in a transformer "
+            "that reads its class token, choose a layer before the last attention, such as the norm in front of it"
+        )
+    weights = slopes.mean((2, 3), keepdim=True)  # (N, channels, 1, 1)
+    cam = F.relu((weights * maps).sum(1, keepdim=True))  # (N, 1, h, w)
     if upsample:
-        cam = F.interpolate(cam, size=inputs.shape[2:], mode="bilinear", align_corners=False)
+        cam = F.interpolate(cam, size=size, mode="bilinear", align_corners=False)
     largest = cam.amax((2, 3), keepdim=True)
-    return (cam / torch.where(largest > 0, largest, 1.0))[:, 0].to(inputs.dtype)
+    return (cam / torch.where(largest > 0, largest, 1.0))[:, 0]
+
+
+def _feature_maps(values: Tensor, reshape: Layout | None, n: int) -> Tensor:
+    """What the layer returned, or its gradient, as (N, channels, h, w) with more than one position."""
+    maps = values if reshape is None else reshape(values)
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or len(maps) != n:
+        raise ValueError(
+            f"reshape must return feature maps (N, channels, h, w) with N = {n}, but returned {describe_value(maps)} "
+            f"for {describe_value(values)}"
+        )
+    if maps.shape[2:].numel() == 1:
+        raise ValueError(
+            f"the layer's maps have a single position, {tuple(maps.shape)}, which says nothing about where; choose a "
+            "layer before the pooling"
+        )
+    return maps
+
+
+def _check_layout(maps: Any, size: torch.Size, module: nn.Module, model: nn.Module) -> None:
+    """Refuse what may not be (N, channels, h, w). Shapes are no proof, but they show what cannot be."""
+    if isinstance(maps, Tensor) and maps.ndim == 3:
+        raise ValueError(
+            f"the layer must return feature maps (N, channels, h, w), but returned {describe_value(maps)}; if these "
+            f"are tokens (N, tokens, channels), pass reshape={_tokens_hint(maps.shape[1])}"
+        )
+    if not isinstance(maps, Tensor) or maps.ndim != 4:
+        raise ValueError(f"the layer must return feature maps (N, channels, h, w), but returned {describe_value(maps)}")
+    first, last = (_has_proportions(grid, size) for grid in (maps.shape[2:], maps.shape[1:3]))
+    # Normalising over the last axis of four is what networks with channels last do, and no others.
+    sure_of_last = type(module) is nn.LayerNorm and len(module.normalized_shape) == 1
+    with_norms = any(isinstance(part, nn.LayerNorm) for part in model.modules())
+    sure_of_first = isinstance(module, _CHANNELS_FIRST) or not with_norms
+    if sure_of_last or (last and not first) or (first == last and not sure_of_first):
+        raise ValueError(
+            f"the layer returned {describe_value(maps)}, which may have its channels last; if they are, pass "
+            "reshape=lambda maps: maps.permute(0, 3, 1, 2), and if it is (N, channels, h, w), "
+            "reshape=lambda maps: maps"
+        )
+
+
+# Layers that take and return (N, channels, h, w), whatever the network around them does.
+_CHANNELS_FIRST = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.Dropout2d, nn.PixelShuffle),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.Upsample),
+)
+
+
+def _has_proportions(grid: torch.Size, size: torch.Size) -> bool:
+    """Could a network have made a grid h × w of a picture H × W? Its proportions stay, up to lost borders."""
+    (h, w), (height, width) = grid, size
+    return h <= height and w <= width and abs(h - w * height / width) <= 1 + 0.25 * h
+
+
+def _tokens_hint(tokens: int) -> str:
+    """The reshape for a square grid of tokens, with or without one for the class."""
+    extra = next((extra for extra in (0, 1) if math.isqrt(tokens - extra) ** 2 == tokens - extra), None)
+    side = "h, w" if extra is None else ", ".join([str(math.isqrt(tokens - extra))] * 2)
+    part = "tokens[:, 1:]" if extra else "tokens"
+    return f"lambda tokens: {part}.unflatten(1, ({side})).permute(0, 3, 1, 2)"
 
 
 def _find_layer(model: nn.Module, layer: nn.Module | str) -> nn.Module:
-    modules = dict(check_model(model).named_modules(remove_duplicate=False))  # a layer may have two names
+    if isinstance(check_model(model), torch.jit.ScriptModule):
+        raise ValueError("inside a TorchScript model no layer can be watched; pass the model that it was made from")
+    # Names as the caller sees them, also those of a model inside DataParallel; and a layer may have two names.
+    modules = {
+        name: module
+        for part in (check_model(model), model)
+        for name, module in part.named_modules(remove_duplicate=False)
+        if name
+    }
     if isinstance(layer, str):
-        if layer not in modules or not layer:
-            names = ", ".join(name for name in modules if name)
-            raise ValueError(f"the model has no layer {layer!r}; it has {names}")
+        if layer not in modules:
+            nearest = ", ".join(map(repr, difflib.get_close_matches(layer, modules, n=5, cutoff=0.0)))
+            raise ValueError(
+                f"the model has no layer {layer!r}; the nearest of its {len(modules)} names are {nearest} (all: "
+                "model.named_modules())"
+            )
         return modules[layer]
     if not isinstance(layer, nn.Module):
         raise TypeError(f"layer must be a module or its dotted name, but is {describe_value(layer)}")
@@ -110,12 +221,12 @@ def _find_layer(model: nn.Module, layer: nn.Module | str) -> nn.Module:
 
 @contextmanager
 def _recorded(module: nn.Module) -> Iterator[list]:
-    """The outputs of a module's runs. The hook goes at the end, also after an exception (E57)."""
+    """The outputs of a module's runs. The hook goes at the end, also after an exception (error E57)."""
     outputs: list = []
 
     def record(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         outputs.append(output)
-        # What follows works on a copy: an in-place ReLU behind it would overwrite what we keep (E58).
+        # What follows works on a copy: an in-place ReLU behind it would overwrite what we keep (error E58).
         return output.clone() if isinstance(output, Tensor) else output
 
     handle = module.register_forward_hook(record)
@@ -127,58 +238,88 @@ def _recorded(module: nn.Module) -> Iterator[list]:
 
 def integrated_gradients(
     model: nn.Module,
-    inputs: Tensor,
-    target: Tensor | int | None = None,
+    inputs: Inputs,
+    target: Target = None,
     *,
-    baselines: Tensor | float | None = None,
+    baselines: Tensor | float | tuple | Mapping | None = None,
     n_steps: int = 32,
     method: str = "gausslegendre",
     internal_batch_size: int | None = None,
     return_convergence_delta: bool = False,
-) -> Tensor | tuple[Tensor, Tensor]:
+    task: str = "multiclass",
+    seed: int | None = 0,
+) -> Inputs | tuple[Inputs, Tensor]:
     """(x − x₀) · ∫₀¹ ∂ logit/∂x at x₀ + α(x − x₀) dα: the logit's rise from a baseline, shared out among the inputs.
 
     The attributions of a sample sum to logit(x) − logit(x₀), up to the error of the integration ("completeness").
     Source: Sundararajan et al. (2017), "Axiomatic attribution for deep networks".
 
     Args:
-        model: returns logits (N, C); it is asked in evaluation mode.
-        inputs: (N, …).
-        target: as in `saliency_map`.
-        baselines: x₀, a number or a tensor that broadcasts to the inputs; None is 0.
+        model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
+        inputs: (N, …), floating point; or several of them, a tuple for `model(*inputs)`, a dict for `model(**inputs)`.
+        target, task, seed: as in `saliency_map`. Of a model that draws random numbers the sums are complete only in
+            the mean.
+        baselines: x₀, a number or a tensor that broadcasts to the inputs; None is 0. For several inputs one for all of
+            them, or as many in the same structure.
         n_steps: points on the path. Gauss–Legendre needs fewest on smooth models; with ReLU no rule is always ahead.
         method: the rule: "gausslegendre" or "riemann_" with left, middle, right or trapezoid. The weights of each sum
-            to 1 (captum's trapezoid's sum to less: P4).
+            to 1 (those of captum's trapezoid sum to less).
         internal_batch_size: samples × points in one forward pass; None chooses.
         return_convergence_delta: also return, for each sample, the sum of its attributions minus the rise.
 
     Returns:
-        Attributions in the inputs' shape; with `return_convergence_delta` a pair with the deltas (N,).
+        Attributions in the inputs' shapes and structure, float32 or better; with `return_convergence_delta` a pair with
+        the deltas (N,).
+
+    >>> model = nn.Linear(2, 2, bias=False)
+    >>> _ = torch.nn.init.eye_(model.weight)
+    >>> integrated_gradients(model, torch.tensor([[3.0, 5.0]]), target=1)
+    tensor([[0.0000, 5.0000]])
     """
     check_choice(method, "method", METHODS)
     nodes, weights = _rule(method, check_count(n_steps, "n_steps", minimum=2 if method == "riemann_trapezoid" else 1))
     if internal_batch_size is not None:
         check_count(internal_batch_size, "internal_batch_size")
-    with input_gradients(model) as frozen:
-        x = check_inputs(inputs)
-        start = _check_baselines(baselines, x)
+
+    def structured(parts: list[Tensor]) -> Inputs:
+        """One tensor for each of the inputs, in their structure."""
+        parts = iter(parts)
+        return map_inputs(lambda _: next(parts), inputs)
+
+    with input_gradients(model, task=task, seed=seed) as frozen:
+        ends = [check_inputs(x, name) for name, x in tensors_of(inputs).items()]
+        dtypes = [x.dtype for x in ends]
+        starts = [at_least_float32(x) for x in _check_baselines(baselines, inputs)]
+        ends = [at_least_float32(x) for x in ends]
+
+        def logits_at(parts: list[Tensor]) -> Tensor:
+            return frozen(structured([x.to(dtype) for x, dtype in zip(parts, dtypes, strict=True)]))
+
         with torch.no_grad():
-            logits, logits_start = frozen(x), frozen(start)
+            logits, logits_start = logits_at(ends), logits_at(starts)
         target = check_target(target, logits)
-        total = torch.zeros_like(x)
+        totals = [torch.zeros_like(x) for x in ends]
         # Every pair of a sample and a point on its path, numbered sample by sample.
-        for pairs in torch.arange(len(x) * n_steps, device=x.device).split(internal_batch_size or chunk_size(x)):
-            sample, point = pairs // n_steps, pairs % n_steps
-            shape = (-1, *(1,) * (x.ndim - 1))
-            alpha = nodes.to(x)[point].reshape(shape)
-            path = torch.lerp(start[sample], x[sample], alpha).requires_grad_()
-            score = frozen(path).gather(1, target[sample][:, None]).sum()
-            total.index_add_(0, sample, gradient_of(score, path) * weights.to(x)[point].reshape(shape))
-    attributions = (x - start) * total
+        pairs = torch.arange(len(logits) * n_steps, device=logits.device)
+        for chunk in pairs.split(internal_batch_size or chunk_size(logits)):
+            sample, point = chunk // n_steps, chunk % n_steps
+            path = [
+                torch.lerp(start[sample], end[sample], _like(end, nodes[point])).requires_grad_()
+                for start, end in zip(starts, ends, strict=True)
+            ]
+            score = frozen.score(logits_at(path), target[sample]).sum()
+            for total, gradient in zip(totals, gradients_of(score, path), strict=True):
+                total.index_add_(0, sample, gradient * _like(total, weights[point]))
+    attributions = [(end - start) * total for start, end, total in zip(starts, ends, totals, strict=True)]
     if not return_convergence_delta:
-        return attributions
-    rise = (logits - logits_start).gather(1, target[:, None])[:, 0]
-    return attributions, attributions.flatten(1).sum(1) - rise
+        return structured(attributions)
+    rise = frozen.score(logits, target) - frozen.score(logits_start, target)
+    return structured(attributions), sum(part.flatten(1).sum(1) for part in attributions) - rise
+
+
+def _like(x: Tensor, values: Tensor) -> Tensor:
+    """Numbers (n,) in the dtype and on the device of `x`, in a shape that multiplies its rows."""
+    return values.to(x).reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _rule(method: str, n: int) -> tuple[Tensor, Tensor]:
@@ -196,15 +337,28 @@ def _rule(method: str, n: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(nodes), torch.from_numpy(weights)
 
 
-def _check_baselines(baselines: Tensor | float | None, x: Tensor) -> Tensor:
-    if baselines is None:
+def _check_baselines(baselines: Any, inputs: Inputs) -> list[Tensor]:
+    """A baseline for each of the inputs, in its shape."""
+    if isinstance(inputs, Tensor):
+        return [_check_baseline(baselines, inputs, "baselines")]
+    names = list(inputs) if isinstance(inputs, Mapping) else range(len(inputs))
+    if isinstance(baselines, (tuple, list, Mapping)):
+        keys = list(baselines) if isinstance(baselines, Mapping) else range(len(baselines))
+        if set(keys) != set(names):
+            raise ValueError(f"baselines must be one for each of the inputs {list(names)}, but are for {list(keys)}")
+        return [_check_baseline(baselines[name], inputs[name], f"baselines[{name!r}]") for name in names]
+    return [_check_baseline(baselines, inputs[name], "baselines") for name in names]
+
+
+def _check_baseline(baseline: Any, x: Tensor, name: str) -> Tensor:
+    if baseline is None:
         return torch.zeros_like(x)
-    if isinstance(baselines, (int, float)) and not isinstance(baselines, bool):
-        return torch.full_like(x, check_number(baselines, "baselines"))
-    check_tensor(baselines[None] if isinstance(baselines, Tensor) and baselines.ndim == 0 else baselines, "baselines")
+    if isinstance(baseline, (int, float)) and not isinstance(baseline, bool):
+        return torch.full_like(x, check_number(baseline, name))
+    check_tensor(baseline[None] if isinstance(baseline, Tensor) and baseline.ndim == 0 else baseline, name)
     try:
-        return baselines.detach().to(x).expand_as(x)
+        return baseline.detach().to(x).expand_as(x)
     except RuntimeError:
         raise ValueError(
-            f"baselines must broadcast to the inputs' shape {tuple(x.shape)}, but are {describe_value(baselines)}"
+            f"{name} must broadcast to the inputs' shape {tuple(x.shape)}, but is {describe_value(baseline)}"
         ) from None

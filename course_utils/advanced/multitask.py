@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_count, check_labels, check_number, check_tensor, describe_value
-from course_utils.foundation.evaluation import evaluation_mode
+from course_utils.foundation.evaluation import class_logits, reading
 from course_utils.foundation.results import Result
-from course_utils.foundation.seeding import isolated_randomness
 
 TASKS = ("classification", "regression")
 
@@ -148,17 +147,18 @@ def multi_task_inference(model: nn.Module, inputs: Tensor, *, classification_thr
     if not 0 <= threshold <= 1:
         raise ValueError(f"classification_threshold must lie in [0, 1], but is {threshold}")
     check_tensor(inputs, "inputs", floating=None)
-    with evaluation_mode(model), torch.no_grad(), isolated_randomness(0):
+    with reading(model) as model, torch.no_grad():
         outputs = model(inputs.detach().clone())
     if not isinstance(outputs, Mapping) or any(task not in outputs for task in TASKS):
         raise TypeError(f"the model must return a dict with {list(TASKS)}, but returned {describe_value(outputs)}")
-    logits = check_tensor(outputs["classification"], "the model's classification", ndim=2)
+    logits = class_logits(outputs["classification"], task="multiclass", n=len(inputs))
     values = check_tensor(outputs["regression"], "the model's regression")
-    if len(logits) != len(inputs) or logits.shape[1] < 2 or len(values) != len(inputs):
+    if len(values) != len(inputs):
         raise ValueError(
-            f"the model must return logits (N, C ≥ 2) and values (N, …) for N = {len(inputs)} samples, but returned "
-            f"{describe_value(logits)} and {describe_value(values)}"
+            f"the model must return values (N, …) for N = {len(inputs)} samples, but returned {describe_value(values)}"
         )
     probabilities = torch.softmax(logits, dim=1)
-    confidence, labels = probabilities.max(dim=1)
+    labels = logits.argmax(dim=1)
+    confidence = probabilities.gather(1, labels[:, None])[:, 0]
+    values = values.float() if values.element_size() < 4 else values
     return MultiTaskResult(torch.where(confidence < threshold, -1, labels), confidence, probabilities, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from course_utils.advanced.gradients import check_target
+from course_utils.advanced.input_gradients import Target, check_target
 from course_utils.foundation.arguments import check_count, check_number, check_tensor, describe_value
 from course_utils.foundation.devices import in_double
 from course_utils.foundation.evaluation import classifier_logits
@@ -15,8 +15,9 @@ def pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     """Does the strongest pixel lie on the object? Source: Zhang et al. (2018), "Top-down neural attention".
 
     Args:
-        attributions: (N, H, W); the larger, the more important.
-        masks: bool (N, H, W), True on the object.
+        attributions: (N, H, W); the larger, the more important. Of several strongest pixels the first counts, row by
+            row.
+        masks: bool (N, H, W), True on the object; on any device.
 
     Returns:
         bool (N,).
@@ -27,7 +28,7 @@ def pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     _check_maps(attributions, masks)
     flat = attributions.flatten(1)
     points = (flat != flat[:, :1]).any(1)  # a map that is the same everywhere points nowhere
-    return points & masks.flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0]
+    return points & masks.to(flat.device).flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0]
 
 
 def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
@@ -38,17 +39,18 @@ def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
 
     Args:
         attributions: (N, H, W); of signed ones the absolute value is taken.
-        masks: bool (N, H, W).
+        masks: bool (N, H, W); on any device.
 
     Returns:
         (N,), in [0, 1]; NaN where an attribution is 0 everywhere.
     """
     _check_maps(attributions, masks)
     energy = in_double(attributions).abs().flatten(1)  # sums of half precision overflow
-    return ((energy * masks.flatten(1).to(energy.device)).sum(1) / energy.sum(1)).to(attributions)
+    return ((energy * masks.to(energy.device).flatten(1)).sum(1) / energy.sum(1)).to(attributions)
 
 
 def _check_maps(attributions: Tensor, masks: Tensor) -> None:
+    _refuse_channels(attributions)
     check_tensor(attributions, "attributions", ndim=3)
     if not isinstance(masks, Tensor) or masks.dtype != torch.bool or masks.shape != attributions.shape:
         raise ValueError(
@@ -57,15 +59,26 @@ def _check_maps(attributions: Tensor, masks: Tensor) -> None:
         )
 
 
+def _refuse_channels(attributions: Tensor) -> None:
+    if isinstance(attributions, Tensor) and attributions.ndim == 4:
+        raise ValueError(
+            f"attributions must have 3 dimensions (N, H, W), but is {describe_value(attributions)}; sum over the "
+            "channels first: attributions.sum(1)"
+        )
+
+
 def deletion_curve(
     model: nn.Module,
     inputs: Tensor,
     attributions: Tensor,
-    target: Tensor | int | None = None,
+    target: Target = None,
     *,
     n_points: int = 11,
     insertion: bool = False,
-    fill: float = 0.0,
+    fill: Tensor | float = 0.0,
+    task: str = "multiclass",
+    batch_size: int | None = None,
+    seed: int | None = 0,
 ) -> tuple[Tensor, Tensor]:
     """The class's mean probability while the most important pixels go (or, with `insertion`, come) first.
 
@@ -73,31 +86,56 @@ def deletion_curve(
     (2018), "RISE".
 
     Args:
-        model: returns logits (N, C).
-        inputs: pictures (N, channels, H, W).
-        attributions: (N, H, W).
-        target: the class whose probability is followed: (N,), one for all, or None for the model's answer.
+        model: returns logits (N, C), or with `task="binary"` one logit a sample.
+        inputs: pictures (N, channels, H, W), or (N, F).
+        attributions: (N, H, W), or (N, F). Of equally important pixels the first ones change first, row by row.
+        target: the class whose probability is followed: a tensor, a list or an array of N whole numbers, one for all
+            samples, or None for the model's answer.
         n_points: at least 2 points from 0 to all pixels.
         insertion: begin with the empty picture instead.
-        fill: the value of a pixel that is gone.
+        fill: what stands in place of a pixel that is gone: a number, or a tensor that broadcasts to the inputs, such as
+            a mean colour (channels, 1, 1) or blurred pictures.
+        task: "multiclass" or "binary".
+        batch_size: samples that go through the model at a time; None takes all.
+        seed: of what a random model draws: the same at every point; None draws fresh numbers.
 
     Returns:
-        The share of pixels changed, (n_points,), and the mean probability at each, (n_points,).
+        The share of pixels changed, (n_points,), and the mean probability at each, (n_points,), float32 or better.
     """
-    check_tensor(inputs, "inputs", ndim=4)
-    check_tensor(attributions, "attributions", ndim=3)
-    if attributions.shape != inputs[:, 0].shape:
-        expected = tuple(inputs[:, 0].shape)
-        raise ValueError(f"attributions must have the shape {expected}, but are {describe_value(attributions)}")
+    check_tensor(inputs, "inputs", ndim=(2, 4))
+    expected = inputs[:, 0].shape if inputs.ndim == 4 else inputs.shape
+    _refuse_channels(attributions)
+    if check_tensor(attributions, "attributions").shape != expected:
+        raise ValueError(f"attributions must have the shape {tuple(expected)}, but is {describe_value(attributions)}")
     check_count(n_points, "n_points", minimum=2)
-    fill = check_number(fill, "fill")
-    rank = attributions.detach().flatten(1).argsort(1, descending=True).argsort(1).reshape(attributions.shape)
-    target = check_target(target, classifier_logits(model, inputs))
+    fill = _check_fill(fill, inputs)
+    order = attributions.detach().to(inputs.device).flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(1).reshape(expected)  # 0: the most important one
+    options = {"task": task, "batch_size": batch_size, "seed": seed}
+    target = check_target(target, classifier_logits(model, inputs, **options))
     shares = torch.linspace(0, 1, n_points)
     means = []
     for share in shares.tolist():
-        changed = (rank < round(share * rank[0].numel()))[:, None]  # (N, 1, H, W), the most important ones
+        changed = rank < round(share * rank[0].numel())
         gone = ~changed if insertion else changed
-        logits = classifier_logits(model, inputs.masked_fill(gone, fill))
-        means.append(torch.softmax(logits, 1).gather(1, target[:, None]).mean())
+        logits = classifier_logits(
+            model, torch.where(gone[:, None] if inputs.ndim == 4 else gone, fill, inputs), **options
+        )
+        probabilities = torch.softmax(in_double(logits), 1).gather(1, target.to(logits.device)[:, None])
+        means.append(probabilities.mean().to(logits.dtype))  # in float64 the order of the samples does not matter
     return shares, torch.stack(means)
+
+
+def _check_fill(fill: Tensor | float, inputs: Tensor) -> Tensor:
+    """In the inputs' dtype and on their device, in a shape that broadcasts to theirs."""
+    if not isinstance(fill, Tensor):
+        return torch.tensor(check_number(fill, "fill")).to(inputs)
+    check_tensor(fill if fill.ndim else fill[None], "fill")
+    try:
+        fill.expand(inputs.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"fill must be a number or broadcast to the inputs' shape {tuple(inputs.shape)}, but is "
+            f"{describe_value(fill)}"
+        ) from None
+    return fill.detach().to(inputs)

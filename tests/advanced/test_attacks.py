@@ -1,7 +1,9 @@
 """FGSM and PGD against torchattacks and by hand: limits kept to the last bit, and the known errors."""
 
 import copy
+import functools
 import math
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,18 +41,12 @@ def attack_case(draw):
         )
     )
     eps = draw(st.one_of(st.sampled_from([0, 8 / 255, 0.03, 0.1, 0.5, 1.0, 1e-7]), st.floats(0, 0.7)))
+    eps = min(eps, high - low)
     mean, std = (0.0, 1.0) if normalization is None else normalization
     mean, std = (torch.as_tensor(v, dtype=torch.float64).reshape(1, -1, 1, 1) for v in (mean, std))
     share = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(draw(seeds)), dtype=torch.float64)
     share = ((share - 0.5) * 1.6 + 0.5).clamp(0, 1)
-    x = ((low + (high - low) * share - mean) / std).to(dtype)
-    pixels = x.double() * std + mean
-    # Rounding to half precision may carry a picture far out of the bounds; those points go to the middle.
-    far = (pixels < low - 5e-5) | (pixels > high + 5e-5)
-    middle = (((low + high) / 2 - mean) / std).expand_as(x).to(dtype)
-    x = torch.where(far, middle, x)
-    assert ((x.double() * std + mean) > low - 1e-4).all()
-    assert ((x.double() * std + mean) < high + 1e-4).all()
+    x = ((low + (high - low) * share - mean) / std).to(dtype)  # rounding may carry it out of the bounds
     return x, eps, (low, high), normalization, mean, std
 
 
@@ -286,7 +282,11 @@ class TestAttacks:
             ({"target": classes() + 1}, ValueError, "0 to 2"),
             ({"target": classes() - 1}, ValueError, "0 to 2"),
             ({"target": classes()[:, None]}, ValueError, "1 dimension"),
-            ({"target": 1}, TypeError, "torch.Tensor"),
+            ({"target": None}, TypeError, "true classes"),
+            ({"target": True}, TypeError, "true classes"),
+            ({"target": "disc"}, TypeError, "whole numbers"),
+            ({"target": [0.0, 1, 2, 0, 1]}, TypeError, "integer"),
+            ({"task": "multilabel"}, ValueError, "'multiclass', 'binary'"),
             ({"eps": -0.1}, ValueError, "eps must not be negative"),
             ({"eps": NAN}, ValueError, "eps must be finite"),
             ({"eps": math.inf}, ValueError, "eps must be finite"),
@@ -312,6 +312,97 @@ class TestAttacks:
         given_ = {"model": linear(), "inputs": pictures(), "target": classes(), "eps": 0.1} | change
         with pytest.raises(error, match=words):
             attack(given_.pop("model"), given_.pop("inputs"), given_.pop("target"), **given_)
+
+    @pytest.mark.parametrize(
+        ("dtype", "levels"), [(torch.float32, 4095), (torch.float32, 65535), (torch.float16, 255), (torch.bfloat16, 1)]
+    )
+    def test_f11_what_rounding_carries_out_of_the_bounds_is_accepted(self, dtype, levels):
+        """Sixty random normalisations of pictures with black and white in them; a fixed 1e-4 refused many of them."""
+        generator = torch.Generator().manual_seed(0)
+        refused_before = 0
+        for _ in range(60):
+            mean, std = levels * (0.2 + 0.6 * torch.rand(2, 3, generator=generator)).to(dtype)
+            pixels = (torch.rand(3, 3, 4, 4, generator=generator) * 1.6 - 0.3).clamp(0, 1) * levels
+            x = (pixels.round().to(dtype) - mean[:, None, None]) / std[:, None, None]  # in the pictures' own dtype
+            again = x.double() * std[:, None, None].double() + mean[:, None, None].double()
+            refused_before += bool((again < -1e-4).any() or (again > levels + 1e-4).any())
+            options = {"bounds": (0, levels), "normalization": (mean.double().tolist(), std.double().tolist())}
+            model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).to(dtype)
+            adversarial = fgsm_attack(model, x, classes(3), eps=levels / 32, **options)
+            change = (adversarial.double() - x.double()) * std[:, None, None].double()
+            assert change.abs().max() <= levels / 32
+        assert refused_before > 10
+
+    @pytest.mark.parametrize("levels", [1e-3, 1, 255, 65535])
+    def test_f11_other_pictures_are_refused_at_every_scale(self, levels):
+        x = levels * pictures(dtype=torch.float32)
+        x[0, 0, 0, 0] = levels * 1.0003
+        with pytest.raises(ValueError, match="inputs must lie in the bounds"):
+            fgsm_attack(linear().float(), x, classes(), eps=levels / 100, bounds=(0, levels))
+        x[0, 0, 0, 0] = levels * 1.00005
+        fgsm_attack(linear().float(), x, classes(), eps=levels / 100, bounds=(0, levels))
+
+    @pytest.mark.parametrize("attack", [fgsm_attack, pgd_attack, adversarial_training])
+    def test_p16_eps_beyond_the_range_is_refused(self, attack):
+        for eps, bounds in ((8, (0, 1)), (1.0001, (0, 1)), (300, (0, 255)), (3, (-1, 1))):
+            x = bounds[0] + (bounds[1] - bounds[0]) * pictures()
+            with pytest.raises(ValueError, match=f"eps must not be larger.*but is {eps:g};.*{eps:g} / 255"):
+                attack(linear(), x, classes(), eps=eps, bounds=bounds)
+            attack(linear(), x, classes(), eps=bounds[1] - bounds[0], bounds=bounds)
+
+    @pytest.mark.parametrize("attack", [fgsm_attack, functools.partial(pgd_attack, random_start=False)])
+    def test_p15_a_gradient_of_zero_is_not_robustness(self, attack):
+        x = 0.2 + 0.6 * pictures()
+        rounded = nn.Sequential(Function(lambda x: (x * 255).round() / 255), linear())
+        answer = rounded(x).argmax(1)
+        with pytest.warns(UserWarning, match=r"gradient of 5 sample\(s\).*exactly 0.*not robustness"):
+            attack(rounded, x, answer, eps=0.1)
+        wrong = answer.clone()
+        wrong[:2] = (wrong[:2] + 1) % 3  # these two need no attack
+        with pytest.warns(UserWarning, match=r"gradient of 3 sample\(s\)"):
+            attack(rounded, x, wrong, eps=0.1)
+
+    @pytest.mark.parametrize("attack", [fgsm_attack, functools.partial(pgd_attack, random_start=False)])
+    def test_p15_probabilities_are_no_logits(self, attack):
+        """A softmax of large logits is 1 and 0, and has no gradient left."""
+        x = pictures(dtype=torch.float32)
+        for scale, words in ((1.0, ["look like probabilities"]), (1e4, ["exactly 0", "look like probabilities"])):
+            model = nn.Sequential(linear(scale=scale).float(), nn.Softmax(1))
+            answer = model(x).argmax(1)
+            with pytest.warns(UserWarning, match="is exactly 0|look like probabilities") as caught:
+                attack(model, x, answer, eps=0.1)
+            assert all(word in str(warning.message) for word, warning in zip(words, caught, strict=True))
+            assert {warning.filename for warning in caught} == {__file__}
+        saturated = nn.Sequential(nn.Flatten(), nn.Linear(192, 1), Function(lambda z: torch.sigmoid(1e4 * z)))
+        y = (saturated(x) > 0.5)[:, 0].long()
+        with pytest.warns(UserWarning, match="exactly 0"):
+            attack(saturated, x, y, eps=0.1, task="binary")
+
+    @pytest.mark.parametrize("early_stop", [True, False])
+    def test_an_ordinary_model_gives_no_warning(self, trained, early_stop):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fgsm_attack(trained.model, trained.x, trained.y, eps=8 / 255)
+            pgd_attack(trained.model, trained.x, trained.y, eps=8 / 255, early_stop=early_stop)
+            pgd_attack(trained.model, trained.x, trained.y, eps=0)
+
+    def test_p31_fresh_noise_in_each_step(self):
+        """A model that draws: one direction averages over the noise of all steps, and the start is not the noise."""
+        seen = []
+
+        def noisy(x):
+            seen.append(torch.rand(x.shape, dtype=x.dtype))
+            return x + 0.1 * seen[-1]
+
+        model, x = nn.Sequential(Function(noisy), linear()), 0.2 + 0.6 * pictures()
+        pgd_attack(model, x, classes(), eps=0.1, steps=4, seed=3)
+        first, seen = seen, []
+        assert len(first) == 4
+        assert not any(torch.equal(first[i], first[j]) for i in range(4) for j in range(i))
+        start = 2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype) - 1
+        assert not torch.allclose(2 * first[0] - 1, start)
+        pgd_attack(model, x, classes(), eps=0.1, steps=4, seed=3)
+        assert all(torch.equal(a, b) for a, b in zip(first, seen, strict=True))
 
     @pytest.mark.parametrize("attack", [pgd_attack, adversarial_training])
     @pytest.mark.parametrize(

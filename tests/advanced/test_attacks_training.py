@@ -1,6 +1,8 @@
 """Training against attacks, and the accuracy that is left under attack."""
 
 import copy
+import functools
+import warnings
 
 import pytest
 import torch
@@ -87,6 +89,29 @@ class TestAdversarialTraining:
         losses.total.backward()
         assert torch.equal(x, pictures())
 
+    def test_p29_without_gradients_there_is_no_training(self):
+        model, x, y = linear().train(), pictures(), classes()
+        for context in (torch.no_grad, torch.inference_mode):
+            with context(), pytest.raises(ValueError, match="under torch.no_grad.*call it outside"):
+                adversarial_training(model, x, y, eps=0.1)
+        with torch.inference_mode():
+            born_inside, inputs = linear().train(), pictures()
+        with pytest.raises(ValueError, match="made under torch.inference_mode"):
+            adversarial_training(born_inside, x, y, eps=0.1)
+        adversarial_training(model, inputs, y, eps=0.1).total.backward()
+        model.requires_grad_(False)
+        with pytest.raises(ValueError, match="no parameter of the model takes a gradient"):
+            adversarial_training(model, x, y, eps=0.1)
+
+    def test_f20_binary_losses_are_binary_cross_entropy(self):
+        model, x, y = linear(c=1).train(), pictures(), classes(5, 2)
+        losses = adversarial_training(model, x, y, eps=0.1, steps=3, seed=0, task="binary")
+        attacked = pgd_attack(model, x, y, eps=0.1, steps=3, seed=0, task="binary")
+        for loss, inputs in ((losses.clean, x), (losses.adversarial, attacked)):
+            expected = F.binary_cross_entropy_with_logits(model(inputs)[:, 0], y.double())
+            assert torch.allclose(loss, expected)
+        assert losses.adversarial > losses.clean
+
     @pytest.mark.slow
     def test_makes_a_model_more_robust(self):
         """On blobs of which one feature is strong and many are weak, training against the attack pays."""
@@ -134,7 +159,7 @@ class TestEvaluateRobustness:
 
     def test_an_attack_cannot_repair(self):
         """A sample that is wrong without the attack counts as wrong, and is not shown to the attack."""
-        model, seen = Function(lambda x: x), []
+        model, seen = Function(lambda x: 3 * x), []
         x, y = torch.tensor([[1.0, 0], [0, 1], [1, 0]]), torch.tensor([0, 0, 0])
 
         def repair(model, inputs, target, *, strength):
@@ -190,7 +215,7 @@ class TestEvaluateRobustness:
             (linear(), [(pictures()[:0], classes()[:0])], fgsm_attack, ValueError, "empty"),
             (linear(), [(pictures() * 3, classes())], fgsm_attack, ValueError, "bounds"),
             (linear(), [(pictures().numpy(), classes().numpy())], fgsm_attack, TypeError, "torch.Tensor"),
-            (linear(), [(pictures(), classes().tolist())], fgsm_attack, TypeError, "torch.Tensor"),
+            (linear(), [(pictures(), ["a"] * 5)], fgsm_attack, TypeError, "whole numbers"),
             (linear(), [((255 * pictures()).byte(), classes())], fgsm_attack, TypeError, "floating"),
             (Function(lambda x: x.sum((2, 3)) * NAN), [(pictures(), classes())], fgsm_attack, ValueError, "NaN|finite"),
         ],
@@ -198,6 +223,91 @@ class TestEvaluateRobustness:
     def test_bad_input(self, model, loader, attack, error, words):
         with pytest.raises(error, match=words):
             evaluate_robustness(model, loader, attack, eps=0.1)
+
+    def test_p15_an_attack_must_keep_to_its_limits(self):
+        model, x = linear(), pictures()
+        y = model(x).argmax(1)
+        normalization = ([0.5] * 3, [0.25] * 3)
+        z = (x - 0.5) / 0.25
+
+        def moves(by):
+            return lambda m, x, y, **limits: x + by
+
+        evaluate_robustness(model, [(x, y)], moves(0.1), eps=0.1 + 1e-9)
+        evaluate_robustness(model, [(z, y)], moves(0.4), eps=0.1, normalization=normalization)
+        with pytest.raises(ValueError, match=r"changed a pixel by 0.2, but its eps is 0.1.*normalization"):
+            evaluate_robustness(model, [(x, y)], moves(0.2), eps=0.1)
+        with pytest.raises(ValueError, match="changed a pixel by 0.4, but its eps is 0.1"):
+            evaluate_robustness(model, [(z, y)], moves(0.4), eps=0.1)
+        with pytest.raises(ValueError, match="changed a pixel by 0.15"):
+            evaluate_robustness(model, [(z, y)], moves(0.6), eps=0.1, normalization=normalization)
+        with pytest.raises(ValueError, match=r"left the bounds \[0.0, 1.0\]"):
+            evaluate_robustness(model, [(x, y)], moves(0.1), bounds=(0, 1))
+        with pytest.raises(ValueError, match="changed a pixel by 0.2"):
+            evaluate_robustness(model, [(x, y)], functools.partial(moves(0.2), eps=0.1))
+        evaluate_robustness(model, [(x, y)], moves(0.2))  # of this one no limits are known
+        evaluate_robustness(model, [(x, y)], moves(0.2), eps="strong")  # a word of the attack's own
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_p15_rounding_is_no_offence(self, dtype):
+        """An attack that clamps in its own dtype oversteps by a digit."""
+        model, x = linear().to(dtype), pictures(dtype=dtype)
+        y = model(x).argmax(1)
+        normalization = ([0.45] * 3, [0.22] * 3)
+
+        def careless(model, z, y, *, eps, bounds, normalization):
+            mean, std = normalization[0][0], normalization[1][0]
+            return (((z * std + mean) + eps).clamp(*bounds) - mean) / std
+
+        z = (x - 0.45) / 0.22
+        evaluate_robustness(model, [(z, y)], careless, eps=8 / 255, bounds=(0, 1), normalization=normalization)
+
+    def test_p15_attacks_that_move_nothing_and_probabilities_are_told(self):
+        x = pictures(dtype=torch.float32)
+
+        def sign_of_cross_entropy(model, x, y, *, eps):
+            leaf = x.clone().requires_grad_()
+            return x + eps * torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)[0].sign()
+
+        sure = linear(scale=1e4).float()
+        with pytest.warns(UserWarning, match="5 of the 5 samples that stand came back .* exactly as they were"):
+            result = evaluate_robustness(sure, [(x, sure(x).argmax(1))], sign_of_cross_entropy, eps=0.1)
+        assert result.adversarial_accuracy == 1
+        softmaxed = nn.Sequential(linear().float(), nn.Softmax(1))
+        pairs = [(x, softmaxed(x).argmax(1))]
+        for attack in (sign_of_cross_entropy, fgsm_attack):
+            with pytest.warns(UserWarning, match="look like probabilities") as caught:
+                evaluate_robustness(softmaxed, pairs, attack, eps=0.01)
+            assert len(caught) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate_robustness(sure, [(x, sure(x).argmax(1))], lambda m, x, y, eps: x.clone(), eps=0)
+
+    def test_p31_a_random_model_is_judged_with_noise_that_the_attack_has_not_seen(self):
+        """The attack may know the noise of seed 0; the clean answer and the one after the attack draw others."""
+        draws = []
+
+        def noisy(x):
+            draws.append(float(torch.rand(())))
+            return x
+
+        model, x = nn.Sequential(Function(noisy), linear()), pictures()
+        y = linear()(x).argmax(1)
+        evaluate_robustness(model, [(x, y), (x, y)], fgsm_attack, eps=0.01)
+        clean, attack, judged, clean_2, attack_2, judged_2 = draws
+        assert attack == attack_2
+        assert len({clean, attack, judged, clean_2, judged_2}) == 5
+
+    def test_f20_binary(self):
+        model, x = linear(c=1), pictures()
+        y = (model(x)[:, 0] >= 0).long()
+        result = evaluate_robustness(model, [(x, y.tolist())], fgsm_attack, eps=0.3, task="binary")
+        adversarial = fgsm_attack(model, x, y, eps=0.3, task="binary")
+        after = (model(adversarial)[:, 0] >= 0).long()
+        assert (result.clean_accuracy, result.adversarial_accuracy) == (1, float((after == y).double().mean()))
+        told = []
+        evaluate_robustness(model, [(x, y)], lambda m, x, y, **o: told.append(o) or x, task="binary")
+        assert told == [{"task": "binary"}]
 
     @pytest.mark.parametrize(
         "attack", [lambda m, x, y: None, lambda m, x, y: x[:1], lambda m, x, y: x * NAN, lambda m, x, y: x[:, :1]]

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
+from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -19,7 +21,6 @@ class TestSaliency:
     @given(seeds)
     @settings(max_examples=15)
     def test_equals_captum(self, seed):
-        from captum.attr import Saliency
 
         model, x = convolutional(seed), pictures(seed)
         for target in (classes(), 2):
@@ -37,9 +38,9 @@ class TestSaliency:
         assert torch.equal(saliency_map(grey, pictures(channels=1), 2), expected)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype(self, dtype):
+    def test_is_float32_or_better(self, dtype):
         result = saliency_map(convolutional().to(dtype), pictures(dtype=dtype))
-        assert result.dtype == dtype
+        assert result.dtype == torch.promote_types(dtype, torch.float32)
         assert result.shape == (5, 8, 8)
         assert result.isfinite().all()
         assert (result > 0).any()
@@ -78,7 +79,6 @@ class TestGradCam:
     @given(seeds)
     @settings(max_examples=15)
     def test_equals_captum(self, seed):
-        from captum.attr import LayerAttribution, LayerGradCam
 
         model, x = convolutional(seed), pictures(seed)
         for layer, target in ((0, classes()), (2, 1), (3, classes())):
@@ -127,14 +127,14 @@ class TestGradCam:
             assert torch.equal(cam, torch.zeros(shape))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype_and_stays_finite(self, dtype):
+    def test_is_float32_or_better_and_stays_finite(self, dtype):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
         with torch.no_grad():
             model[0].weight.mul_(300)  # maps of some hundreds
             model[3].weight.mul_(30)
         expected = grad_cam(model, pictures(), "0", 1)
         cam = grad_cam(model.to(dtype), pictures(dtype=dtype), "0", 1)
-        assert cam.dtype == dtype
+        assert cam.dtype == torch.promote_types(dtype, torch.float32)
         assert cam.isfinite().all()
         assert torch.allclose(cam.double(), expected, atol=0.1)
 
@@ -172,6 +172,21 @@ class TestGradCam:
         with pytest.raises(error, match=words):
             grad_cam(model, pictures(), layer)
         assert all(not module._forward_hooks for module in model.modules())
+
+    def test_p23_an_unknown_layer_names_the_nearest_ones(self):
+        model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(40)))
+        model.append(nn.Flatten()).append(nn.Linear(192, 3))
+        with pytest.raises(ValueError, match="no layer '17.3'; the nearest of its 122 names are") as caught:
+            grad_cam(model, pictures(dtype=torch.float32), "17.3")
+        assert "'17'" in str(caught.value)
+        assert len(str(caught.value)) < 200
+
+    def test_p23_names_as_the_wrapper_has_them(self):
+        x, expected = pictures(), grad_cam(convolutional(), pictures(), "2")
+        parallel, compiled = nn.DataParallel(convolutional()), torch.compile(convolutional(), backend="eager")
+        for model, names in ((parallel, ("2", "module.2")), (compiled, ("2", "_orig_mod.2"))):
+            for layer in (*names, model.get_submodule(names[1])):
+                assert torch.equal(grad_cam(model, x, layer), expected)
 
     def test_inputs_that_are_no_pictures(self):
         model = nn.Sequential(nn.Unflatten(1, (3, 8, 8)), nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3)).double()
@@ -242,7 +257,6 @@ class TestGradCam:
                 assert torch.equal(grad_cam(inplace, x, layer, target), grad_cam(plain, x, layer, target))
 
     def test_e59_upsampled_and_wrong_layers_say_so(self):
-        from captum.attr import LayerGradCam
 
         model, x = Named(), pictures()
         strided = convolutional()
@@ -251,7 +265,7 @@ class TestGradCam:
         assert grad_cam(strided, x, "2", 0).shape == (5, 8, 8)
         with pytest.raises(KeyError):
             dict(model.named_modules())["conv9"]  # the error: a KeyError says nothing
-        with pytest.raises(ValueError, match="no layer 'conv9'; it has features, features.0"):
+        with pytest.raises(ValueError, match="no layer 'conv9'; the nearest of its 6 names are 'never', "):
             grad_cam(model, x, "conv9")
         with pytest.raises(IndexError):
             model(x).mean((2, 3))  # the error: a linear layer
@@ -264,6 +278,145 @@ class TestGradCam:
         assert runs == [4, 2]  # the error: which of the two?
         with pytest.raises(ValueError, match="run once in a forward pass, but ran 2 times"):
             grad_cam(model, x, "shared")
+
+
+def channels_first(maps: torch.Tensor) -> torch.Tensor:
+    return maps.permute(0, 3, 1, 2)
+
+
+class LastNorm(nn.Module):
+    """A convolution, and a LayerNorm over its channels, which come last: (N, h, w, channels)."""
+
+    def __init__(self, channels: int = 6) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.relu = nn.Conv2d(3, channels, 3, stride=2, padding=1), nn.ReLU()
+        self.norm, self.fc = nn.LayerNorm(channels), nn.Linear(channels, 3)
+        self.double()
+
+    def forward(self, x):
+        return self.fc(self.relu(self.norm(self.conv(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+class Tokens(nn.Module):
+    """A small vision transformer: a class token, 4 × 4 patches, one layer of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.first = nn.Conv2d(3, 8, 2, stride=2), nn.Parameter(torch.randn(1, 1, 8))
+        self.before = nn.LayerNorm(8)
+        self.attention, self.after = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.LayerNorm(8)
+        self.fc = nn.Linear(8, 3)
+        self.double()
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).transpose(1, 2)  # (N, 16, 8)
+        tokens = torch.cat([self.first.expand(len(x), -1, -1), tokens], 1)
+        return self.fc(self.after(self.attention(self.before(tokens)))[:, 0])
+
+
+def by_hand(model: nn.Module, x: torch.Tensor, layer: nn.Module, target: torch.Tensor, reshape) -> torch.Tensor:
+    """Grad-CAM without upsampling, from a hook."""
+    kept = []
+    handle = layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    score = model.eval()(x).gather(1, target[:, None]).sum()
+    handle.remove()
+    gradient = torch.autograd.grad(score, kept[0])[0]
+    maps, weights = reshape(kept[0].detach()), reshape(gradient).mean((2, 3), keepdim=True)
+    cam = F.relu((weights * maps).sum(1))
+    largest = cam.amax((1, 2), keepdim=True)
+    return cam / torch.where(largest > 0, largest, 1.0)
+
+
+class TestGradCamLayouts:
+    """F3: where the channels are is asked for, not guessed."""
+
+    @pytest.mark.parametrize("channels", [6, 4])
+    def test_f3_channels_last_need_reshape(self, channels):
+        """With 4 channels of 4 × 4 positions, the shape tells nothing."""
+        model, x, y = LastNorm(channels), pictures(), classes()
+        for layer in ("norm", "relu"):
+            with pytest.raises(ValueError, match=r"channels last; if they are, pass reshape=lambda maps: maps.permute"):
+                grad_cam(model, x, layer, y)
+            result = grad_cam(model, x, layer, y, upsample=False, reshape=channels_first)
+            expected = by_hand(model, x, model.get_submodule(layer), y, channels_first)
+            assert torch.allclose(result, expected)
+            assert grad_cam(model, x, layer, y, reshape=channels_first).shape == (5, 8, 8)
+        plain = grad_cam(model, x, "conv", y)  # a convolution is channels first, whatever stands around it
+        assert torch.equal(grad_cam(model, x, "conv", y, reshape=lambda maps: maps), plain)
+
+    def test_f3_swin_of_torchvision(self):
+        torch.manual_seed(0)
+        model, x = torchvision.models.swin_t(weights=None, num_classes=5).eval(), pictures(0, 2, 3, 64, torch.float32)
+        with pytest.raises(ValueError, match=r"\(2, 2, 2, 768\), which may have its channels last"):
+            grad_cam(model, x, "features")
+        result = grad_cam(model, x, "features", classes(2), upsample=False, reshape=channels_first)
+        assert result.shape == (2, 2, 2)
+        assert torch.allclose(result, by_hand(model, x, model.features, classes(2), channels_first), atol=1e-5)
+
+    def test_f3_tokens_get_the_reshape_that_fits(self):
+        model, x, y = Tokens(), pictures(), classes()
+        with pytest.raises(ValueError, match="if these are tokens") as caught:
+            grad_cam(model, x, "before", y)
+        advice = str(caught.value).partition("pass reshape=")[2]
+        assert advice == "lambda tokens: tokens[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2)"
+        reshape = eval(advice)
+        result = grad_cam(model, x, "before", y, upsample=False, reshape=reshape)
+        assert result.shape == (5, 4, 4)
+        assert torch.allclose(result, by_hand(model, x, model.before, y, reshape))
+        assert result.amax((1, 2)).max() == 1
+        with pytest.raises(ValueError, match="choose a layer before the last attention"):
+            grad_cam(model, x, "after", y, reshape=reshape)  # only the class token counts behind it
+
+    def test_f3_a_single_position_says_nothing(self, trained):
+        """All ones, in silence: the layer behind the global pooling."""
+        with pytest.raises(ValueError, match=r"a single position, \(96, 32, 1, 1\).*before the pooling"):
+            grad_cam(trained.model, trained.x, "11")
+
+    @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 8), (9, 14), (40, 24)])
+    @pytest.mark.parametrize("channels", [2, 4, 8])
+    def test_f3_networks_of_convolutions_need_no_reshape(self, height, width, channels):
+        """Also where channels, rows and columns are equally many, and where borders are lost."""
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(
+                nn.Conv2d(3, channels, 3),
+                nn.ReLU(),
+                nn.Conv2d(channels, channels, 3, stride=2),
+                nn.BatchNorm2d(channels),
+            ),
+            *(nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3)),
+        )
+        x = torch.rand(2, 3, height, width)
+        for layer in "01234":
+            assert grad_cam(model, x, layer, 0).shape == (2, height, width)
+
+    @pytest.mark.parametrize(
+        "reshape",
+        [
+            lambda maps: maps[:, 0],
+            lambda maps: None,
+            lambda maps: maps[:2].permute(0, 3, 1, 2),
+            lambda maps: maps.flatten(),
+        ],
+    )
+    def test_f3_a_reshape_that_makes_no_feature_maps(self, reshape):
+        with pytest.raises(ValueError, match=r"reshape must return feature maps \(N, channels, h, w\) with N = 5"):
+            grad_cam(LastNorm(), pictures(), "norm", reshape=reshape)
+
+    def test_f3_a_layer_that_returns_several(self):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), Function(lambda z: (z, z)), Function(lambda z: z[0].mean((2, 3))))
+        for options in ({}, {"reshape": channels_first}):
+            with pytest.raises(ValueError, match="tuple of length 2"):
+                grad_cam(model, pictures(dtype=torch.float32), "1", **options)
+
+
+class FirstOfTwo(nn.Module):
+    """A model of two inputs that uses the first."""
+
+    def forward(self, a, b):
+        return a.flatten(1)[:, :3]
 
 
 METHODS = ["gausslegendre", "riemann_left", "riemann_middle", "riemann_right"]
@@ -345,18 +498,67 @@ class TestIntegratedGradients:
             assert torch.equal(integrated_gradients(model, x, 0, baselines=nothing), zeros)
         assert integrated_gradients(model, x, 0, baselines=x).abs().max() == 0
 
+    def test_p31_several_inputs_equal_captum(self):
+        class Two(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.pictures, self.rows = convolutional(), nn.Linear(4, 3).double()
+
+            def forward(self, x, rows):
+                return self.pictures(x) * torch.tanh(self.rows(rows))
+
+        model, x = Two(), pictures()
+        rows = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        starts = (pictures(1), 0.5 * torch.ones(5, 4, dtype=torch.float64))
+        for ours, theirs in ((None, None), (0.25, (0.25, 0.25)), (starts, starts), ((None, 0.5), (0, 0.5))):
+            expected, delta = IntegratedGradients(model).attribute(
+                (x, rows), baselines=theirs, target=classes(), n_steps=12, return_convergence_delta=True
+            )
+            options = {"n_steps": 12, "return_convergence_delta": True}
+            found, our_delta = integrated_gradients(model, (x, rows), classes(), baselines=ours, **options)
+            assert isinstance(found, tuple)
+            assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, expected, strict=True))
+            assert torch.allclose(our_delta, delta, atol=1e-6)
+            named = dict(zip(("rows", "x"), (ours[1], ours[0]), strict=True)) if isinstance(ours, tuple) else ours
+            by_name, _ = integrated_gradients(
+                model, {"x": x, "rows": rows}, classes(), baselines=named, internal_batch_size=7, **options
+            )
+            assert list(by_name) == ["x", "rows"]
+            assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(by_name.values(), found, strict=True))
+
+    def test_p31_several_inputs_that_do_not_fit(self):
+        model, x = FirstOfTwo(), pictures()
+        for inputs, options, error, words in (
+            ((x, x[:3]), {}, ValueError, "same number of samples"),
+            ((x, x.long()), {}, TypeError, r"inputs\[1\] must have a floating point dtype"),
+            ({"a": x, "b": None}, {}, TypeError, r"inputs\['b'\] must be a torch.Tensor"),
+            ((), {}, ValueError, "inputs is empty"),
+            ((x, x), {"baselines": (0, 0, 0)}, ValueError, r"one for each of the inputs \[0, 1\]"),
+            ((x, x), {"baselines": {"a": 0, "b": 0}}, ValueError, r"are for \['a', 'b'\]"),
+            ((x, x), {"baselines": (0, torch.zeros(7))}, ValueError, r"baselines\[1\] must broadcast"),
+            ((x, x), {"baselines": (0, "black")}, TypeError, r"baselines\[1\]"),
+        ):
+            with pytest.raises(error, match=words):
+                integrated_gradients(model, inputs, **options)
+
+    def test_an_input_that_the_answer_does_not_use_gets_zeros(self):
+        model = FirstOfTwo()
+        used, unused = integrated_gradients(model, (pictures(), pictures(1)), 0)
+        assert used.abs().max() > 0 == unused.abs().max()
+
     def test_none_is_the_answer_at_the_inputs(self):
         model, x = convolutional(), pictures()
         answer = model(x).argmax(1)
         assert torch.equal(integrated_gradients(model, x), integrated_gradients(model, x, answer))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype(self, dtype):
+    def test_is_float32_or_better(self, dtype):
         expected = integrated_gradients(convolutional(), pictures(), 0)
         result, delta = integrated_gradients(
             convolutional().to(dtype), pictures(dtype=dtype), 0, return_convergence_delta=True
         )
-        assert result.dtype == dtype
+        assert result.dtype == torch.promote_types(dtype, torch.float32)
         assert result.shape == (5, 3, 8, 8)
         assert delta.isfinite().all()
         scale = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
@@ -380,9 +582,7 @@ class TestIntegratedGradients:
         assert wrong > 1e-4  # the error
         assert right < wrong / 100
 
-    def test_p4_trapezoid_weights_sum_to_one(self):
-        from captum.attr import IntegratedGradients
-
+    def test_trapezoid_weights_sum_to_one(self):
         model, x = linear(), pictures()
         expected = x * model[1].weight[0].detach().reshape(3, 8, 8)
         theirs = IntegratedGradients(model).attribute(x, target=0, n_steps=50, method="riemann_trapezoid")

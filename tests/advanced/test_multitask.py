@@ -107,12 +107,42 @@ class TestMultiTask:
         assert float(parts["regression"]) == pytest.approx(self.squared)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype(self, dtype):
+    def test_is_float32_or_better(self, dtype):
+        """F4: also the class is decided on logits; softmax in half precision would make ties."""
         model, x = MultiTaskModel(4, 3).to(dtype), torch.rand(5, 4).to(dtype)
         result = multi_task_inference(model, x)
-        assert result.probabilities.dtype == result.regression.dtype == result.confidence.dtype == dtype
+        expected = torch.promote_types(dtype, torch.float32)
+        assert result.probabilities.dtype == result.regression.dtype == result.confidence.dtype == expected
         targets = {"classification": classes(5), "regression": torch.zeros(5, 1, dtype=dtype)}
         assert MultiTaskLoss()(model(x), targets).dtype == dtype
+
+    def test_f4_the_class_is_decided_on_logits(self):
+        """Probabilities of float32 logits this large are 1 and 1, of bfloat16 ones this close equal."""
+        for logits, dtype in (([[200.0, 210, 90]], torch.float32), ([[0.0, 0.001, 0.002]], torch.bfloat16)):
+            values = torch.tensor(logits, dtype=dtype)
+            model = Function(lambda x, z=values: {"classification": z, "regression": z[:, :1]})
+            result = multi_task_inference(model, torch.zeros(1, 4))
+            assert result.labels.tolist() == values.argmax(1).tolist()
+        masked = torch.tensor([[1.0, -math.inf, 0.5]])  # F21: a mask
+        model = Function(lambda x: {"classification": masked, "regression": masked[:, :1]})
+        result = multi_task_inference(model, torch.zeros(1, 4))
+        assert result.labels.tolist() == [0]
+        assert result.probabilities[0, 1] == 0
+
+    def test_q11_q23_nothing_that_the_model_writes_stays(self):
+        class Counting(MultiTaskModel):
+            def __init__(self):
+                super().__init__(4, 3)
+                self.register_buffer("calls", torch.zeros(()))
+
+            def forward(self, x):
+                self.calls.add_(1)
+                return super().forward(x)
+
+        model = Counting()
+        multi_task_inference(model, torch.zeros(2, 4))
+        assert model.calls == 0
+        assert multi_task_inference(nn.DataParallel(model), torch.zeros(2, 4)).labels.shape == (2,)  # Q23
 
     def test_inference_reads_both_heads(self):
         torch.manual_seed(0)
@@ -175,7 +205,7 @@ class TestMultiTask:
             (
                 lambda s: multi_task_inference(Function(lambda x: s.outputs), torch.zeros(3, 4)),
                 ValueError,
-                "N = 3 samples",
+                "N = 3 and C ≥ 2",
             ),
             *[
                 (

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from course_utils.advanced import deletion_curve, energy_inside, pointing_game
+from course_utils.advanced import deletion_curve, energy_inside, integrated_gradients, pointing_game, saliency_map
 from tests.support.pictures import classes, convolutional, linear, pictures
 from tests.support.values import DTYPES, NAN, seeds
 
@@ -98,6 +98,104 @@ class TestScores:
         right, wrong = (deletion_curve(model, x, maps, y, insertion=True)[1].mean() for maps in (rise, -rise))
         assert right > wrong + 0.2
 
+    def test_p28_ties_go_row_by_row(self):
+        """A map that is the same everywhere: the pixels go in reading order, in every call."""
+        model, x = linear(scale=5.0), pictures(size=8)
+        constant = torch.zeros(5, 8, 8)
+        reading_order = -torch.arange(64.0).reshape(8, 8).expand(5, 8, 8)
+        for insertion in (False, True):
+            tied, ordered = (
+                deletion_curve(model, x, maps, classes(), n_points=65, insertion=insertion)[1]
+                for maps in (constant, reading_order)
+            )
+            assert torch.equal(tied, ordered)
+        coarse = pictures(1)[:, 0].mul(3).floor()  # three values
+        order = torch.randperm(5, generator=torch.Generator().manual_seed(0))
+        one, other = (
+            deletion_curve(model, x[rows], coarse[rows], classes()[rows], n_points=9)[1]
+            for rows in (torch.arange(5), order)
+        )
+        assert torch.allclose(one, other, atol=1e-12)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_p28_half_precision_is_averaged_in_full(self, dtype):
+        """The mean of 999 half-precision probabilities has three digits, and the curve jumps between them."""
+        n, y = 999, classes(999)
+        model, x = linear(scale=3.0).to(dtype), pictures(0, n, dtype=dtype)
+        maps = pictures(1, n)[:, 0].to(dtype)
+        _, means = deletion_curve(model, x, maps, y, n_points=3)
+        with torch.no_grad():
+            exact = model(x).double().softmax(1).gather(1, y[:, None]).mean()
+        assert means.dtype == torch.float32
+        assert float(means[0]) == pytest.approx(float(exact), abs=1e-6)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, under = deletion_curve(linear(scale=3.0).float(), x.float(), maps.float(), y, n_points=3)
+        assert under.dtype == torch.float32
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            logits = linear(scale=3.0).float()(x.float())
+        expected = logits.double().softmax(1).gather(1, y[:, None]).mean()
+        assert float(under[0]) == pytest.approx(float(expected), abs=1e-6)
+
+    def test_p28_fills_of_every_shape(self):
+        model, x, maps = linear(scale=5.0), pictures(), pictures(1)[:, 0]
+        colour = torch.tensor([0.2, 0.5, 0.7], dtype=torch.float64)
+        whole = colour[:, None, None].expand(5, 3, 8, 8).contiguous()
+        expected = deletion_curve(model, x, maps, classes(), fill=whole, n_points=5)[1]
+        assert torch.equal(
+            deletion_curve(model, x, maps, classes(), fill=colour[:, None, None], n_points=5)[1], expected
+        )
+        _, blurred = deletion_curve(model, x, maps, classes(), fill=x.roll(1, 0), n_points=5)
+        with torch.no_grad():
+            last = model(x.roll(1, 0)).softmax(1).gather(1, classes()[:, None]).mean()
+        assert float(blurred[-1]) == pytest.approx(float(last))
+        half = deletion_curve(model, x, maps, classes(), fill=torch.tensor(0.5), n_points=5)[1]
+        assert torch.equal(deletion_curve(model, x, maps, classes(), fill=0.5, n_points=5)[1], half)
+        assert len({tuple(curve.tolist()) for curve in (expected, blurred, half)}) == 3
+
+    def test_rows_as_saliency_returns_them(self):
+        model, rows = linear(features=6, scale=9.0), torch.rand(7, 6, dtype=torch.float64)
+        maps = saliency_map(model, rows)
+        _, means = deletion_curve(model, rows, maps, 2, n_points=7)
+        for k in range(7):
+            gone = rows.clone().scatter_(1, maps.topk(k, dim=1).indices, 0)
+            assert float(means[k]) == pytest.approx(float(model(gone).softmax(1)[:, 2].mean().detach()))
+
+    def test_batch_size_changes_nothing(self):
+        model, x, maps, seen = convolutional(), pictures(), pictures(1)[:, 0], []
+        expected = deletion_curve(model, x, maps, classes())[1]
+        handle = model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+        assert torch.allclose(deletion_curve(model, x, maps, classes(), batch_size=2)[1], expected)
+        handle.remove()
+        assert set(seen) == {2, 1}
+
+    def test_f20_a_binary_model(self):
+        model, x, maps = linear(c=1, scale=5.0), pictures(), pictures(1)[:, 0]
+        ones = deletion_curve(model, x, maps, 1, task="binary")[1]
+        zeros = deletion_curve(model, x, maps, 0, task="binary")[1]
+        assert torch.allclose(ones + zeros, torch.ones(11, dtype=torch.float64))
+        assert float(ones[0]) == pytest.approx(float(torch.sigmoid(model(x)).mean().detach()))
+
+    @pytest.mark.parametrize("score", [pointing_game, energy_inside])
+    def test_p30_masks_on_another_device(self, score):
+        """Without a second device, a tensor that refuses whatever is not moved to the maps' device first."""
+        maps, masks = pictures(channels=1)[:, 0], random_masks(0, 5, 8)
+        expected = score(maps, masks)
+        moved = []
+
+        class Elsewhere(torch.Tensor):
+            @classmethod
+            def __torch_function__(cls, function, types, args=(), kwargs=None):
+                if function is torch.Tensor.to:
+                    assert args[1] == maps.device
+                    moved.append(args[0])
+                    return args[0].as_subclass(torch.Tensor)
+                if function in (torch.Tensor.flatten, torch.Tensor.gather, torch.Tensor.mul):
+                    raise RuntimeError("Expected all tensors to be on the same device")
+                return super().__torch_function__(function, types, args, kwargs or {})
+
+        assert torch.equal(score(maps, masks.as_subclass(Elsewhere)), expected)
+        assert moved
+
     @pytest.mark.parametrize(
         ("call", "error", "words"),
         [
@@ -114,13 +212,37 @@ class TestScores:
                     (lambda s=score: s(torch.ones(2, 4, 4).long(), random_masks(0, 2, 4)), TypeError, "floating"),
                 ]
             ],
-            (lambda: deletion_curve(linear(), pictures(), pictures(), classes()), ValueError, "3 dimension"),
+            (
+                lambda: deletion_curve(linear(), pictures(), pictures(), classes()),
+                ValueError,
+                "3 dimension.*sum over the",
+            ),
+            (
+                lambda: pointing_game(integrated_gradients(linear(), pictures()), random_masks(0, 5, 8)),
+                ValueError,
+                r"attributions.sum\(1\)",
+            ),
+            (
+                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes(), fill=torch.zeros(4)),
+                ValueError,
+                r"fill must be a number or broadcast.*\(5, 3, 8, 8\)",
+            ),
+            (
+                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], fill=torch.tensor(NAN)),
+                ValueError,
+                "NaN",
+            ),
             (
                 lambda: deletion_curve(linear(), pictures(), pictures(size=4)[:, 0], classes()),
                 ValueError,
                 r"shape \(5, 8, 8\)",
             ),
-            (lambda: deletion_curve(linear(), pictures().flatten(1), pictures()[:, 0], classes()), ValueError, "4 dim"),
+            (
+                lambda: deletion_curve(linear(), pictures().flatten(1), pictures()[:, 0], classes()),
+                ValueError,
+                r"\(5, 192\)",
+            ),
+            (lambda: deletion_curve(linear(), pictures()[0], pictures()[:, 0], classes()), ValueError, "2 or 4 dim"),
             (lambda: deletion_curve(len, pictures(), pictures()[:, 0], classes()), TypeError, "torch.nn.Module"),
             (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes() + 1), ValueError, "0 to 2"),
             (

@@ -1,0 +1,141 @@
+"""What attacks and attributions share: gradients with respect to the inputs, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value
+from course_utils.foundation.evaluation import class_logits, output_tensor, reading
+from course_utils.foundation.inputs import Inputs, call_model, map_inputs
+
+Target = Tensor | Sequence[int] | int | None  # arrays too
+
+
+class FrozenModel:
+    """A classifier in which only the inputs have gradients: its parameters are read, but no graph hangs on them.
+
+    That makes a backward pass cheaper, and the caller's `.grad` fields cannot be reached at all (error E51, chapter 4's
+    index). Its parameters are exchanged while it runs, so two threads must not do this with one model at the same time.
+
+    Args:
+        model: in evaluation mode.
+        task: "multiclass", or "binary" for one logit a sample; see `course_utils.foundation.evaluation`.
+    """
+
+    def __init__(self, model: nn.Module, task: str = "multiclass") -> None:
+        self.model, self.task = model, check_choice(task, "task", ("multiclass", "binary"))
+        self.memory_format = layout(model)
+        self.state: dict[str, Tensor] | None = None
+        if not isinstance(model, torch.jit.ScriptModule):  # a compiled TorchScript keeps its parameters
+            # No graph can be built on what was made in inference mode; a copy is an ordinary tensor.
+            parameters = {name: p.clone() if p.is_inference() else p for name, p in model.named_parameters()}
+            self.state = {name: value.detach() for name, value in parameters.items()}
+            self.state |= {name: value.clone() for name, value in model.named_buffers()}  # some models write to theirs
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Inputs of N samples → logits (N, C), C ≥ 2, in float32 or better."""
+        inputs = map_inputs(self._copy, inputs)
+        if self.state is None:
+            output = call_model(self.model, inputs)
+        elif isinstance(inputs, Mapping):
+            output = functional_call(self.model, self.state, kwargs=inputs)
+        else:
+            args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+            output = functional_call(self.model, self.state, args)
+        return class_logits(output_tensor(output), task=self.task, n=len(tensor_list(inputs)[0]))
+
+    def score(self, logits: Tensor, target: Tensor) -> Tensor:
+        """What is explained, (N,): the target's logit; of a binary model its log-odds, z for class 1 and −z for 0."""
+        own = logits.gather(1, target[:, None])[:, 0]
+        if (own == -torch.inf).any():
+            raise ValueError("a target's logit is −inf, so this class is masked out; explain another one")
+        # The two logits of a binary model are 0 and z, and class 0's own one has no gradient.
+        return own - logits.gather(1, 1 - target[:, None])[:, 0] if self.task == "binary" else own
+
+    def _copy(self, x: Tensor) -> Tensor:
+        """In-place layers write to this one: the inputs are a leaf, and a leaf must not be written to."""
+        return x.clone(memory_format=self.memory_format if x.ndim == 4 else torch.contiguous_format)
+
+
+def layout(model: nn.Module) -> torch.memory_format:
+    """The layout of pictures in memory in which a model runs fastest, as far as it is known to work in it.
+
+    Small convolutions are faster in channels-last, but a class that someone wrote may call `x.view(N, −1)`, which fails
+    on it (error E62, chapter 4's index). Torch's own layers and the course's networks do not; and a model whose weights
+    are stored in channels-last computes in it anyway.
+    """
+    weights = [value for value in model.parameters() if value.ndim == 4]
+    stored = any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights)
+    known = all(type(part).__module__.startswith(("torch.nn.", "course_utils.")) for part in model.modules())
+    return torch.channels_last if stored or known else torch.contiguous_format
+
+
+@contextmanager
+def input_gradients(model: nn.Module, *, task: str = "multiclass", seed: int | None = 0) -> Iterator[FrozenModel]:
+    """Evaluation mode, gradients on (also inside the caller's no_grad), nothing that the model draws or writes stays.
+
+    Args:
+        model: of any kind that `check_model` takes.
+        task: "multiclass" or "binary".
+        seed: of what the model draws: each of its runs draws further numbers. None: fresh ones.
+    """
+    with torch.inference_mode(False), reading(model, seed=seed) as model, torch.enable_grad():
+        yield FrozenModel(model, task)
+
+
+def gradients_of(score: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """∂ score / ∂ each of the leaves, as new tensors; nothing accumulates anywhere (errors E50, E56)."""
+    found = torch.autograd.grad(score, leaves, allow_unused=True) if score.requires_grad else [None]
+    if all(gradient is None for gradient in found):
+        raise ValueError("the model's output does not depend on its inputs through differentiable steps")
+    return [
+        torch.zeros_like(leaf) if gradient is None else check_tensor(gradient, "the gradient")
+        for gradient, leaf in zip(found, leaves, strict=True)
+    ]
+
+
+def tensor_list(inputs: Inputs) -> list[Tensor]:
+    """The tensors of the inputs, without their names."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+
+
+def chunk_size(x: Tensor) -> int:
+    """Samples in one pass: on a CPU, larger batches fall out of the cache and run slower; a GPU wants them all."""
+    return 32 if x.device.type == "cpu" else max(1, len(x))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32, which is exact: sums and many small steps need more digits than it has."""
+    return x.float() if x.element_size() < 4 else x
+
+
+def check_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:
+    """The inputs as a leaf of their own, without the caller's graph."""
+    if isinstance(inputs, Tensor) and not inputs.is_floating_point():
+        raise TypeError(
+            f"{name} must have a floating point dtype, because gradients are taken by them, but is "
+            f"{describe_value(inputs)}; pictures: pass .float() / 255; token ids: pass their embeddings, to a module "
+            "that begins behind the embedding"
+        )
+    check_tensor(inputs, name)
+    if inputs.ndim < 2:
+        raise ValueError(f"{name} must have a batch axis and at least one more, but is {describe_value(inputs)}")
+    return inputs.detach().clone()
+
+
+def check_target(target: Any, logits: Tensor) -> Tensor:
+    """Class indices int64 (N,): the given ones, one for all, or the model's own answer for None."""
+    if target is None:
+        return logits.detach().argmax(1)
+    if isinstance(target, bool):
+        raise TypeError(f"target must be class indices, but is {target}")
+    labels = check_labels(target, "target", num_samples=len(logits), num_classes=logits.shape[1])
+    return labels.to(logits.device, torch.int64, copy=True)
