@@ -390,8 +390,11 @@ def test_nothing_is_left_behind_when_the_model_raises(name, stateful_model):
     model, tensors = stateful_model, fresh_tensors()
     model.fail = True
     before = snapshot(model, tensors, parameters=True)
-    with pytest.raises(RuntimeError, match="failed on purpose"):
-        CALLS[name](model, tensors)
+    if name == "pitfalls.diagnose":  # it reports the failure
+        assert "failed on purpose" in CALLS[name](model, tensors)
+    else:
+        with pytest.raises(RuntimeError, match="failed on purpose"):
+            CALLS[name](model, tensors)
     # BatchNorm moves before the failure only where moving is the purpose.
     assert snapshot(model, tensors, parameters=name not in CHANGES_PARAMETERS) == (
         before if name not in CHANGES_PARAMETERS else {k: v for k, v in before.items() if k != "state dict"}

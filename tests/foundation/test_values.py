@@ -25,7 +25,7 @@ class TestValueKinds:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
     @pytest.mark.parametrize("converted", [False, True])
     def test_q9_large_vocabularies_in_half_precision(self, classes, scale, dtype, converted):
-        """Rounding adds up: that of log-probabilities with their entropy, that of tiny probabilities with their number."""
+        """Rounding adds up: of log-probabilities with their entropy, of tiny probabilities with their number."""
         logits = 10 * scale * torch.linspace(-1, 1, classes)[None]  # (1, V)
 
         def kinds(values):
