@@ -1,5 +1,6 @@
 """Running a model to read its outputs, and leaving it as it was."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -91,9 +92,20 @@ def _values_kept(tensors: list[Tensor]) -> Iterator[None]:
         yield
     finally:
         with torch.no_grad():
-            for value, copy, version in before:
+            for value, old, version in before:
                 if value._version != version:
-                    value.copy_(copy)
+                    value.copy_(old)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the model.
+
+    `copy.deepcopy` alone refuses tensors that belong to a graph, such as the weight of a pruned layer, which is made
+    anew in each forward pass. The copy gets their values.
+    """
+    attributes = [value for module in model.modules() for value in _tensor_attributes(module).values()]
+    made = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+    return copy.deepcopy(model, made)
 
 
 @contextmanager
