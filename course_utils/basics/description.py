@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, describe_value, dtype_name
 from course_utils.foundation.devices import in_double
+from course_utils.foundation.outputs import has_named_parts, parts_of
 from course_utils.foundation.probabilities import sums_to_one
 from course_utils.foundation.values import KINDS, value_kinds
 
@@ -45,11 +47,12 @@ class OutputReport:
         axes: what each axis means; guessed from the number of dimensions when no task was given.
         requires_grad: is it still attached to a graph?
         nan_count, inf_count: numbers of NaN and of infinite values.
-        minimum, maximum: over the finite values; None where there are none.
+        minimum, maximum: over the finite values, of complex ones over their magnitudes; None where there are none.
         kinds: what the values can be, of "logits", "probabilities" and "log_probabilities"; of a container, what
-            all its tensors can be.
+            all its tensors can be, the empty ones left aside.
         reasons: a sentence on each kind, saying why or why not.
-        parts: the reports of a container's parts, by key or index.
+        parts: the reports of a container's parts, by key, index or name.
+        skipped: paths and types of what is no tensor, a cache for example.
     """
 
     path: str
@@ -65,6 +68,7 @@ class OutputReport:
     kinds: tuple[str, ...]
     reasons: dict[str, str] = field(default_factory=dict)
     parts: dict[Any, OutputReport] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -92,11 +96,8 @@ class OutputReport:
 
     def __repr__(self) -> str:
         if self.shape is None:
-            return "\n\n".join(repr(leaf) for leaf in self._leaves()) or "an output without tensors"
-        values = "none finite" if self.minimum is None else f"{self.minimum:.4g} to {self.maximum:.4g}"
-        bad = (
-            f", {self.nan_count} NaN, {self.inf_count} infinite" if self.nan_count or self.inf_count else ", all finite"
-        )
+            skipped = [f"not described, because it is no tensor: {', '.join(self.skipped)}"] if self.skipped else []
+            return "\n\n".join([*map(repr, self._leaves()), *skipped]) or "an output without tensors"
         graph = "attached to a graph (requires_grad)" if self.requires_grad else "detached"
         lines = [
             f"{'output' + self.path}: {dtype_name(self.dtype)} {self.shape} on {self.device}, {graph}",
@@ -104,15 +105,23 @@ class OutputReport:
                 f"  axis {i}: {size} = {meaning}"
                 for i, (size, meaning) in enumerate(zip(self.shape, self.axes, strict=True))
             ),
-            f"  values: {values}{bad}",
+            f"  values: {self._values()}",
             *(f"  {kind.replace('_', '-')}? {self.reasons[kind]}" for kind in KINDS if kind in self.reasons),
         ]
         return "\n".join(lines)
 
+    def _values(self) -> str:
+        if not math.prod(self.shape):
+            return "none, the tensor is empty"
+        values = "none finite" if self.minimum is None else f"{self.minimum:.4g} to {self.maximum:.4g}"
+        values = f"magnitudes {values}" if self.dtype.is_complex else values
+        sick = self.nan_count or self.inf_count
+        return f"{values}, {self.nan_count} NaN, {self.inf_count} infinite" if sick else f"{values}, all finite"
+
     def _repr_html_(self) -> str:
         leaves = self._leaves()
         more = f"\n\n… {len(leaves) - _SHOWN:,} more tensors" if len(leaves) > _SHOWN else ""
-        text = "\n\n".join(map(repr, leaves[:_SHOWN])) + more if leaves else repr(self)
+        text = "\n\n".join(map(repr, leaves[:_SHOWN])) + more if more else repr(self)
         return f"<pre>{escape(text)}</pre>"
 
 
@@ -123,14 +132,15 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
     together with "logits"; the absence of a kind is the strong statement.
 
     Args:
-        output: a tensor, or dicts, lists and tuples of tensors, nested as deep as you like. NaN and Inf are welcome:
-            they are counted.
+        output: a tensor, or dicts, lists, tuples, dataclasses and objects with `.logits`, nested as deep as you like.
+            NaN and Inf are welcome: they are counted. So are empty parts, as a detector makes them of a picture without
+            objects. A part that is no tensor, such as the cache of a language model, is skipped and named.
         task: "binary", "multiclass", "multilabel", "regression", "segmentation" (N, C, H, W) or "sequence" (N, T, V);
             None guesses from the shape.
 
     Raises:
-        TypeError: something in the output is neither tensor nor container.
-        ValueError: an unknown task, a shape that does not fit it, or an empty tensor.
+        TypeError: there is no tensor in the output, or an array that should be one.
+        ValueError: an unknown task, a shape that does not fit it, or an empty tensor on its own.
 
     >>> report = describe_output(torch.tensor([[2.0, -1.0, 0.5]]), task="multiclass")
     >>> report.kinds
@@ -140,25 +150,37 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
     """
     if task is not None:
         check_choice(task, "task", TASKS)
-    return _describe(output, task, path="")
+    if isinstance(output, Tensor) and output.numel() == 0:
+        raise ValueError(f"output is empty: {describe_value(output)}; there is nothing to describe")
+    report = _describe(output, task, path="")
+    if report is None:
+        raise TypeError(f"output must be a tensor or a dict, list or tuple of tensors, but is {describe_value(output)}")
+    if report.skipped and not report._leaves():
+        raise TypeError(f"output must hold a tensor, but holds only {', '.join(report.skipped)}")
+    return report
 
 
-def _describe(output: Any, task: str | None, path: str) -> OutputReport:
+def _describe(output: Any, task: str | None, path: str) -> OutputReport | None:
+    """The report of one part; None if it is neither tensor nor container."""
     if isinstance(output, Tensor):
         return _describe_tensor(output, task, path)
-    if not isinstance(output, (Mapping, list, tuple)) and isinstance(getattr(output, "logits", None), Tensor):
-        return _describe_tensor(output.logits, task, f"{path}.logits")
-    if isinstance(output, Mapping):
-        items = dict(output)
-    elif isinstance(output, (list, tuple)):
-        items = dict(enumerate(output))
-    else:
-        where = f"output{path}" if path else "output"
-        raise TypeError(
-            f"{where} must be a tensor or a dict, list or tuple of tensors, but is {describe_value(output)}"
-        )
-    parts = {key: _describe(value, task, f"{path}[{key!r}]") for key, value in items.items()}
-    kinds = tuple(kind for kind in KINDS if parts and all(kind in part.kinds for part in parts.values()))
+    values = parts_of(output)
+    if values is None:
+        if hasattr(output, "dtype") and hasattr(output, "shape"):
+            raise TypeError(f"output{path} must be a tensor, but is {describe_value(output)}; use torch.as_tensor")
+        return None
+    paths = {key: f"{path}.{key}" if has_named_parts(output) else f"{path}[{key!r}]" for key in values}
+    if has_named_parts(output) and list(values) == ["logits"]:
+        return _describe(values["logits"], task, paths["logits"])
+    found = {key: _describe(value, task, paths[key]) for key, value in values.items()}
+    parts = {key: part for key, part in found.items() if part is not None}
+    foreign = [f"output{paths[key]} ({type(values[key]).__name__})" for key, part in found.items() if part is None]
+    return _summary(path, parts, (*foreign, *(name for part in parts.values() for name in part.skipped)))
+
+
+def _summary(path: str, parts: dict[Any, OutputReport], skipped: tuple[str, ...]) -> OutputReport:
+    """The report of a container."""
+    filled = [leaf for part in parts.values() for leaf in part._leaves() if math.prod(leaf.shape)]
     return OutputReport(
         path=path,
         shape=None,
@@ -170,18 +192,18 @@ def _describe(output: Any, task: str | None, path: str) -> OutputReport:
         inf_count=sum(part.inf_count for part in parts.values()),
         minimum=min((part.minimum for part in parts.values() if part.minimum is not None), default=None),
         maximum=max((part.maximum for part in parts.values() if part.maximum is not None), default=None),
-        kinds=kinds,
+        kinds=tuple(kind for kind in KINDS if filled and all(kind in leaf.kinds for leaf in filled)),
         parts=parts,
+        skipped=skipped,
     )
 
 
 def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputReport:
-    if output.numel() == 0:
-        raise ValueError(f"output{path} is empty: {describe_value(output)}; there is nothing to describe")
     values = output.detach()
     axes = _axes(values, task)
     real = values if values.is_floating_point() else in_double(values)
     finite = real[torch.isfinite(real)]
+    finite = finite.abs() if finite.is_complex() else finite
     if task == "regression":
         kinds, reasons = (), dict.fromkeys(KINDS, "no: a regression's outputs are values in the target's own unit")
     else:

@@ -34,5 +34,6 @@ def choose_device(preference: str = "auto") -> torch.device:
 
 
 def in_double(values: Tensor) -> Tensor:
-    """The values in float64, on the CPU where the device has no float64 (Apple's MPS)."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
+    """The values in float64 or complex128, on the CPU where the device has none (Apple's MPS)."""
+    values = values.cpu() if values.device.type == "mps" else values
+    return values.to(torch.complex128) if values.is_complex() else values.double()

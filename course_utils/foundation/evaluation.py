@@ -1,5 +1,6 @@
 """Running a model to read its outputs, and leaving it as it was."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -74,15 +75,13 @@ def reading(model: nn.Module, *, seed: int | None = 0) -> Iterator[nn.Module]:
         model: of any kind that `check_model` takes.
         seed: of what the forward pass draws; None draws fresh numbers. The global random state comes back.
     """
-    with evaluation_mode(model) as model, isolated_randomness(seed):
-        before = [(value, value.detach().clone(), value._version) for value in _may_be_written(model)]
-        try:
-            yield model
-        finally:
-            with torch.no_grad():
-                for value, copy, version in before:
-                    if value._version != version:
-                        value.copy_(copy)
+    with (
+        evaluation_mode(model) as model,
+        isolated_randomness(seed),
+        attributes_kept(model),
+        _values_kept(list(may_be_written(model).values())),
+    ):
+        yield model
 
 
 @contextmanager
@@ -100,14 +99,64 @@ def unfused_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _may_be_written(model: nn.Module) -> list[Tensor]:
-    """Buffers, and the parameters of layers that are not torch's own: a codebook may learn in its forward pass.
+@contextmanager
+def _values_kept(tensors: list[Tensor]) -> Iterator[None]:
+    """What a `with` block writes into the tensors is taken back."""
+    before = [(value, value.detach().clone(), value._version) for value in tensors if not value.is_inference()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for value, old, version in before:
+                if value._version != version:
+                    value.copy_(old)
 
-    In evaluation mode no layer of torch writes to its parameters, and copies of all of them would be expensive.
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with the model.
+
+    `copy.deepcopy` alone refuses tensors that belong to a graph, such as the weight of a pruned layer, which is made
+    anew in each forward pass. The copy gets their values.
     """
-    foreign = [module for module in model.modules() if not type(module).__module__.startswith("torch.nn.")]
-    parameters = [value for module in foreign for value in module.parameters(recurse=False)]
-    return [value for value in (*model.buffers(), *parameters) if not value.is_inference()]
+    attributes = [value for module in model.modules() for value in _tensor_attributes(module).values()]
+    made = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+    return copy.deepcopy(model, made)
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Tensors that modules hold as plain attributes are put back after a `with` block, and new ones are taken out.
+
+    The weight of a pruned layer is one, made anew in each forward pass; a stored activation is another.
+    """
+    before = [(vars(module), _tensor_attributes(module)) for module in model.modules()]
+    try:
+        with _values_kept([value for _, attributes in before for value in attributes.values()]):
+            yield
+    finally:
+        for module, (namespace, attributes) in zip(model.modules(), before, strict=True):
+            for name in _tensor_attributes(module).keys() - attributes.keys():
+                del namespace[name]
+            namespace.update(attributes)
+
+
+def _tensor_attributes(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
+def may_be_written(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors by name that a forward pass may write to.
+
+    These are buffers, the parameters of layers that are not torch's own (a codebook may learn in its forward pass), and
+    embeddings that shorten their vectors to `max_norm`. No other layer of torch writes to its parameters, and copies of
+    all of them would be expensive.
+    """
+    written = dict(model.named_buffers())
+    for name, module in model.named_modules():
+        if not type(module).__module__.startswith("torch.nn.") or getattr(module, "max_norm", None) is not None:
+            prefix = f"{name}." if name else ""
+            written |= {prefix + part: value for part, value in module.named_parameters(recurse=False)}
+    return written
 
 
 @contextmanager
@@ -115,13 +164,22 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     """Train mode for a `with` block; every submodule's mode and every parameter's `.grad` come back as they were.
 
     A model in train mode is left alone, so that submodules which were put into eval mode on purpose stay in it.
+    Gradients are on, also for a caller inside `torch.no_grad()` or `torch.inference_mode()`.
+
+    Raises:
+        ValueError: parameters that were made inside `torch.inference_mode()`: nothing can train them.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "the model was made inside torch.inference_mode(), so its parameters cannot be trained; make it outside"
+        )
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
         if not model.training:
             model.train()
-        yield
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
     finally:
         for module, training in modes:
             module.training = training

@@ -15,15 +15,24 @@ Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
     """`model(x)`, for a tuple or list `model(*inputs)`, for a dict `model(**inputs)`."""
+    args, kwargs = call_arguments(inputs)
+    return model(*args, **kwargs)
+
+
+def call_arguments(inputs: Inputs) -> tuple[tuple, dict[str, Any]]:
+    """The positional and the named arguments with which `call_model` calls a model."""
     if isinstance(inputs, Mapping):
-        return model(**inputs)
-    if isinstance(inputs, (tuple, list)):
-        return model(*inputs)
-    return model(inputs)
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
 
 
-def tensors_of(inputs: Any, name: str = "inputs") -> dict[str, Tensor]:
+def tensors_of(inputs: Any, name: str = "inputs", *, finite: bool = True) -> dict[str, Tensor]:
     """The tensors of the inputs by a name for messages; raise if they are none, or differ in length.
+
+    Args:
+        inputs: what the caller passed.
+        name: its name in the messages.
+        finite: refuse NaN and Inf.
 
     Raises:
         TypeError: something else than a tensor, or a tuple, list or dict of tensors.
@@ -38,7 +47,7 @@ def tensors_of(inputs: Any, name: str = "inputs") -> dict[str, Tensor]:
     if not parts:
         raise ValueError(f"{name} is empty: {describe_value(inputs)}; pass at least one tensor")
     for part, value in parts.items():
-        check_tensor(value, part, floating=None)
+        check_tensor(value, part, floating=None, finite=finite)
     lengths = {part: len(value) for part, value in parts.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"all parts of {name} must have the same number of samples, but have {lengths}")

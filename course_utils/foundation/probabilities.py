@@ -11,8 +11,9 @@ from course_utils.foundation.arguments import check_tensor
 def sum_tolerance(dtype: torch.dtype) -> float:
     """How far the sum of rounded probabilities may lie from 1.
 
-    Each term is rounded by at most half an eps of itself, and the terms sum to 1, so their number does not matter. The
-    floor of 0.004 is half an eps of bfloat16: it lets through what was computed in half precision and converted later.
+    Each term is rounded by at most half an eps of itself, and the terms sum to 1, so their number does not matter (but
+    see `sums_to_one`). The floor of 0.004 is half an eps of bfloat16: it lets through what was computed in half
+    precision and converted later.
     """
     return max(0.004, 4 * torch.finfo(dtype).eps)
 
@@ -26,7 +27,10 @@ def sums_to_one(probabilities: Tensor, dim: int) -> Tensor:
     """For each position along the other axes: do the values along `dim` sum to 1, up to rounding?"""
     # In float32 the rounding of the sum itself is far below the tolerance; in half precision it would not be.
     wide = probabilities.float() if probabilities.element_size() < 4 else probabilities
-    return (wide.sum(dim) - 1).abs() <= sum_tolerance(probabilities.dtype)
+    # Below float16's smallest normal number a term is rounded by a fixed amount, so there the number of terms matters.
+    smallest_step = torch.finfo(probabilities.dtype).smallest_normal * torch.finfo(probabilities.dtype).eps
+    tolerance = sum_tolerance(probabilities.dtype) + probabilities.shape[dim] * smallest_step / 2
+    return (wide.sum(dim) - 1).abs() <= tolerance
 
 
 def check_probabilities(

@@ -3,46 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from course_utils.foundation.arguments import check_class_names, check_labels, check_number, check_tensor
+from course_utils.foundation.arguments import check_class_names, check_labels, check_number
 from course_utils.foundation.evaluation import classifier_logits
+from course_utils.foundation.inputs import Inputs
 from course_utils.foundation.intervals import Interval, wilson_interval
 from course_utils.foundation.predictions import Prediction
 
 
-def predict(model: nn.Module, x: Tensor, class_names: Sequence[str] | None = None) -> Prediction:
+def predict(
+    model: nn.Module,
+    x: Inputs | DataLoader,
+    class_names: Sequence[str] | None = None,
+    *,
+    task: str = "multiclass",
+    batch_size: int | None = None,
+) -> Prediction:
     """Classify: run the model in evaluation mode, without a graph, and read its logits.
 
+    The decisions are taken on the logits, in float32 or better; probabilities may be rounded to ties.
+
     Args:
-        model: returns logits (N, C); every submodule keeps its mode.
-        x: (N, …) inputs, finite, on the model's device.
-        class_names: C names; None leaves them out.
+        model: returns logits (N, C); for "binary" (N,) or (N, 1). Every submodule keeps its mode.
+        x: (N, …) finite inputs on the model's device, of any dtype; several as a tuple or dict; or a DataLoader.
+        class_names: C names, for "binary" two; None leaves them out.
+        task: "multiclass" or "binary". Binary: class 1 where its probability is at least 0.5.
+        batch_size: samples that go through the model at a time; None takes all.
 
     Raises:
-        TypeError, ValueError: inputs that are no finite tensor, logits that are not (N, C), a wrong number of names.
+        TypeError, ValueError: inputs that are no finite tensors, logits that are not (N, C), a wrong number of names.
 
     >>> from course_utils.iris import MLP, load_iris_split
     >>> split = load_iris_split()
     >>> len(predict(MLP(), split.x_test, split.class_names))
     30
     """
-    logits = classifier_logits(model, check_tensor(x, "x"))
+    logits = classifier_logits(model, x, task=task, batch_size=batch_size)  # (N, C), for binary (N, 2)
+    class_names = check_class_names(class_names, logits.shape[1])
+    labels = _decide(logits, task)
     probabilities = torch.softmax(logits, dim=1)
-    confidence, labels = probabilities.max(dim=1)
-    return Prediction(labels, confidence, probabilities, check_class_names(class_names, logits.shape[1]))
+    confidence = probabilities.gather(1, labels[:, None])[:, 0]
+    return Prediction(labels, confidence, probabilities[:, 1] if task == "binary" else probabilities, class_names)
 
 
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, confidence: float = 0.95) -> Interval:
+def _decide(logits: Tensor, task: str) -> Tensor:
+    """The class of the largest logit; of two equal ones class 1 in a binary task, and otherwise the lowest class."""
+    return (logits[:, 1] >= logits[:, 0]).long() if task == "binary" else logits.argmax(1)
+
+
+def accuracy(
+    model: nn.Module,
+    x: Inputs,
+    y: Any,
+    *,
+    confidence: float = 0.95,
+    task: str = "multiclass",
+    batch_size: int | None = None,
+) -> Interval:
     """The share of right answers with its Wilson score interval, whose formula stands in `wilson_interval`.
 
     Args:
-        model: returns logits (N, C); it runs in evaluation mode and keeps its modes.
-        x: (N, …) inputs.
-        y: (N,) class indices.
+        model: returns logits (N, C); for "binary" (N,) or (N, 1). It runs in evaluation mode and keeps its modes.
+        x: (N, …) inputs; several as a tuple or dict.
+        y: N class indices, as a tensor, list or array.
         confidence: strictly between 0 and 1.
+        task: "multiclass" or "binary".
+        batch_size: samples that go through the model at a time; None takes all.
 
     >>> from course_utils.iris import MLP, load_iris_split
     >>> split = load_iris_split()
@@ -50,8 +81,10 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, *, confidence: float = 0.95
     30
     """
     check_number(confidence, "confidence", above=0, below=1)
-    logits = classifier_logits(model, check_tensor(x, "x"))
-    check_labels(y, "y", num_samples=len(logits), num_classes=logits.shape[1])
-    correct, n = int((logits.argmax(1) == y).sum()), len(y)
+    if isinstance(x, DataLoader):
+        raise TypeError("x must hold tensors, not a DataLoader, whose order may differ from y's; pass batch_size=…")
+    logits = classifier_logits(model, x, task=task, batch_size=batch_size)
+    y = check_labels(y, "y", num_samples=len(logits), num_classes=logits.shape[1]).to(logits.device)
+    correct, n = int((_decide(logits, task) == y).sum()), len(y)
     low, high = wilson_interval(correct, n, confidence)
     return Interval(correct / n, low, high, n)

@@ -60,6 +60,10 @@ def plot_weight_distributions(
     if not weights:
         raise ValueError("the model has no parameters to draw")
     for name, weight in weights.items():
+        if weight.is_complex():
+            raise TypeError(
+                f"{name} is complex, and complex numbers have no histogram; look at weight_statistics(model)"
+            )
         check_tensor(weight, name)
         if before is not None and (name not in before or before[name].shape != weight.shape):
             raise ValueError(f"before must be an earlier state dict of this model, but does not fit {name!r}")

@@ -5,14 +5,22 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_number, check_tensor
+from course_utils.foundation.arguments import (
+    as_labels,
+    check_choice,
+    check_count,
+    check_labels,
+    check_number,
+    check_tensor,
+)
 from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, training_mode
+from course_utils.foundation.inputs import Inputs, call_model, map_inputs, tensors_of
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import isolated_randomness
@@ -48,9 +56,10 @@ class TrainingHistory(Result):
 
 def train(
     model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    x: Inputs,
+    y: Any,
     *,
+    task: str = "multiclass",
     epochs: int = 20_000,
     lr: float = 0.01,
     optimizer: str = "sgd",
@@ -66,9 +75,10 @@ def train(
     back, and every parameter its `.grad`.
 
     Args:
-        model: returns logits (N, C).
-        x: (N, …) inputs on the model's device.
-        y: (N,) class indices.
+        model: returns logits (N, C); for "binary" (N,) or (N, 1).
+        x: (N, …) inputs on the model's device, of any dtype; several as a tuple or dict.
+        y: N class indices, as a tensor, list or array.
+        task: "multiclass" or "binary", of which the loss is the binary cross-entropy.
         epochs: passes over the data, each one a single step.
         lr: learning rate, > 0.
         optimizer: "sgd", "adam" or "adamw".
@@ -80,7 +90,7 @@ def train(
         TrainingHistory(epochs, losses, seconds, interrupted).
 
     Raises:
-        TypeError, ValueError: unknown optimizer, shapes or labels that do not fit.
+        TypeError, ValueError: unknown optimizer, shapes or labels that do not fit, nothing that can be trained.
         FloatingPointError: the loss is NaN or infinite at a logged epoch; a smaller `lr` usually helps.
 
     >>> from course_utils.iris import MLP, load_iris_split
@@ -88,26 +98,29 @@ def train(
     >>> train(MLP(), split.x_train, split.y_train, epochs=400, progress=False).epochs
     tensor([  1, 200, 400])
     """
-    check_model(model)
-    check_tensor(x, "x")
-    check_tensor(y, "y", ndim=1, floating=False)
-    if len(x) != len(y):
-        raise ValueError(f"x and y must have the same length, but have {len(x)} and {len(y)} samples")
+    model = check_model(model)
+    n = len(next(iter(tensors_of(x, "x").values())))
+    y = check_tensor(as_labels(y, "y", num_samples=n), "y", ndim=1, floating=False)
+    if len(y) != n:
+        raise ValueError(f"x and y must have the same length, but have {n} and {len(y)} samples")
     check_count(epochs, "epochs")
     check_count(log_every, "log_every")
     check_number(lr, "lr", above=0)
     check_choice(optimizer, "optimizer", tuple(OPTIMIZERS))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the model has no trainable parameter; set requires_grad_(True) on what should learn")
-    x, y = x.detach().clone(), y.detach().long()  # the caller's tensors stay as they are, whatever the layers do
-    check_labels(y, "y", num_samples=len(x), num_classes=classifier_logits(model, x).shape[1])
+    with torch.inference_mode(False):  # tensors that were made in inference mode cannot be trained on
+        x = map_inputs(lambda values: values.detach().clone(), x)  # the caller's stay as they are
+        y = y.detach().clone().long()
+        logits = classifier_logits(model, x, task=task)
+        y = check_labels(y, "y", num_samples=n, num_classes=logits.shape[1]).to(logits.device)
+    compute_loss = F.cross_entropy if task == "multiclass" else _binary_cross_entropy
 
     step = OPTIMIZERS[optimizer](model.parameters(), lr=lr)
     logged_epochs, losses = [], []
     interrupted = False
     start = time.perf_counter()
     with (
-        torch.enable_grad(),
         isolated_randomness(seed),
         training_mode(model),
         progress_bar(total=epochs, description="training", unit="epoch", enabled=progress) as bar,
@@ -115,7 +128,7 @@ def train(
         try:
             for epoch in range(1, epochs + 1):
                 step.zero_grad()
-                loss = F.cross_entropy(output_tensor(model(x)), y)
+                loss = compute_loss(output_tensor(call_model(model, x)), y)
                 loss.backward()
                 if epoch == 1 or epoch % log_every == 0 or epoch == epochs:
                     # Reading the loss and moving the bar only here keeps both under 2 % of the time.
@@ -140,3 +153,9 @@ def train(
         seconds=time.perf_counter() - start,
         interrupted=interrupted,
     )
+
+
+def _binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Of logits (N,) or (N, 1) and labels 0 and 1 (N,)."""
+    logits = logits.reshape(len(y))
+    return F.binary_cross_entropy_with_logits(logits, y.to(logits))

@@ -30,7 +30,7 @@ def gradient_clipping(
 
     Args:
         model_or_parameters: a module, a parameter, or an iterable of parameters. Those without a gradient are skipped.
-        max_norm: > 0.
+        max_norm: > 0; math.inf only measures.
         norm_type: ≥ 1; math.inf takes the largest absolute value.
         error_if_nonfinite: raise before anything is changed if the norm is NaN or Inf. One NaN would make all gradients
             NaN, one Inf would make all others 0 (E41). With False the gradients stay as they are, and the norm says so:
@@ -48,7 +48,8 @@ def gradient_clipping(
     (5.0, tensor([0.6000, 0.8000]))
     """
     parameters = _parameters(model_or_parameters)
-    max_norm = check_number(max_norm, "max_norm", above=0)
+    if not check_number(max_norm, "max_norm", finite=False) > 0:  # false for NaN as well
+        raise ValueError(f"max_norm must be greater than 0, but is {max_norm}")
     if check_number(norm_type, "norm_type", finite=False) < 1 or math.isnan(norm_type):
         raise ValueError(f"norm_type must be at least 1, but is {norm_type}")
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Number
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from course_utils.foundation.arguments import describe_value
-from course_utils.foundation.evaluation import check_model
-from course_utils.foundation.seeding import isolated_randomness
+from course_utils.foundation.inputs import Inputs
+from course_utils.foundation.outputs import has_named_parts, parts_of
+from course_utils.pitfalls.forward import check_watchable, run_once
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class NonFiniteReport:
         nan_count, posinf_count, neginf_count: over all tensors of the value.
         first_index: position of the first non-finite element in its tensor, None if there is none.
         path: the tensor it is in, for example `outputs["boxes"][1]`; None if there is none.
+        skipped: paths and types of what was not looked into, because it is no tensor: a cache, for example.
     """
 
     name: str
@@ -34,16 +35,18 @@ class NonFiniteReport:
     neginf_count: int = 0
     first_index: tuple[int, ...] | None = None
     path: str | None = None
+    skipped: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.path is not None
 
     def __str__(self) -> str:
+        skipped = f"; not looked into: {', '.join(self.skipped)}" if self.skipped else ""
         if not self:
-            return f"{self.name}: all values are finite"
+            return f"{self.name}: all values are finite{skipped}"
         counts = {"NaN": self.nan_count, "+inf": self.posinf_count, "-inf": self.neginf_count}
         found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-        return f"{self.name}: {found}; the first in {self.path} at {list(self.first_index)}"
+        return f"{self.name}: {found}; the first in {self.path} at {list(self.first_index)}{skipped}"
 
 
 def detect_nan_inf(value: Any, name: str = "tensor") -> NonFiniteReport:
@@ -53,12 +56,13 @@ def detect_nan_inf(value: Any, name: str = "tensor") -> NonFiniteReport:
     sick one is looked at value by value.
 
     Args:
-        value: a tensor (real or complex), a number, an object with a tensor `.logits`, or these nested in dicts, lists
-            and tuples. None and strings count as finite.
+        value: a tensor (real or complex), a number, or these nested in dicts, lists, tuples, dataclasses and objects
+            with `.logits`. None and strings count as finite. What is none of these, such as the cache in the output of
+            a language model, is not looked into, and the report says so.
         name: how the report calls it.
 
     Raises:
-        TypeError: something in it is neither of these; NumPy arrays must be wrapped by torch.as_tensor.
+        TypeError: nothing in it can be looked into, or a NumPy array, which must be wrapped by torch.as_tensor.
 
     >>> print(detect_nan_inf({"loss": torch.tensor([1.0, float("nan")])}, "step"))
     step: 1 NaN; the first in step["loss"] at [1]
@@ -67,7 +71,10 @@ def detect_nan_inf(value: Any, name: str = "tensor") -> NonFiniteReport:
     """
     nan = posinf = neginf = 0
     first_index = first_path = None
-    for path, tensor in _tensors(value, name):
+    tensors, skipped = _tensors(value, name)
+    if skipped and not tensors:
+        raise TypeError(f"{name} must be a tensor, a number, or a dict or list of them, but is {describe_value(value)}")
+    for path, tensor in tensors:
         if _all_finite(tensor):
             continue
         tensor = _dense(tensor)
@@ -80,26 +87,30 @@ def detect_nan_inf(value: Any, name: str = "tensor") -> NonFiniteReport:
         if first_path is None:
             first_path = path
             first_index = tuple(torch.nonzero(~tensor.isfinite())[0].tolist())
-    return NonFiniteReport(name, nan, posinf, neginf, first_index, first_path)
+    return NonFiniteReport(name, nan, posinf, neginf, first_index, first_path, tuple(skipped))
 
 
-def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a nested value, each with its path."""
+def _tensors(value: Any, path: str) -> tuple[list[tuple[str, Tensor]], list[str]]:
+    """All tensors of a nested value, each with its path; and the paths of what cannot be looked into."""
     if isinstance(value, Tensor):
-        yield path, value.detach()
-    elif isinstance(value, Number):
-        yield path, _number(value)
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            quoted = f'"{key}"' if isinstance(key, str) and '"' not in key else repr(key)
-            yield from _tensors(part, f"{path}[{quoted}]")
-    elif isinstance(value, (list, tuple)):
-        for i, part in enumerate(value):
-            yield from _tensors(part, f"{path}[{i}]")
-    elif isinstance(getattr(value, "logits", None), Tensor):
-        yield f"{path}.logits", value.logits.detach()
-    elif value is not None and not isinstance(value, (str, bytes)):
-        raise TypeError(f"{path} must be a tensor, a number, or a dict or list of them, but is {describe_value(value)}")
+        return [(path, value.detach())], []
+    if isinstance(value, Number):
+        return [(path, _number(value))], []
+    if value is None or isinstance(value, (str, bytes)):
+        return [], []
+    parts = parts_of(value)
+    if parts is None:
+        if hasattr(value, "dtype") and hasattr(value, "shape"):
+            raise TypeError(f"{path} must be a tensor, but is {describe_value(value)}; use torch.as_tensor")
+        return [], [f"{path} ({type(value).__name__})"]
+    found = [_tensors(part, path + _step(key, value)) for key, part in parts.items()]
+    return [pair for tensors, _ in found for pair in tensors], [name for _, skipped in found for name in skipped]
+
+
+def _step(key: Any, container: Any) -> str:
+    if has_named_parts(container):
+        return f".{key}"
+    return f'["{key}"]' if isinstance(key, str) and '"' not in key else f"[{key!r}]"
 
 
 def _number(value: Number) -> Tensor:
@@ -113,14 +124,18 @@ def _number(value: Number) -> Tensor:
 
 def _dense(tensor: Tensor) -> Tensor:
     """The values in a layout and dtype in which every operation below exists."""
+    if tensor.is_nested:  # as torch's own encoder makes them on the way
+        tensor = torch.cat([part.flatten() for part in tensor.unbind()])
     tensor = tensor if tensor.layout == torch.strided else tensor.to_dense()
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     tensor = _dense(tensor)
+    if tensor.numel() == 0:
+        return True
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     # Half precision would overflow in the sum of a healthy tensor. So may large float32 values: those are looked into.
@@ -128,18 +143,19 @@ def _all_finite(tensor: Tensor) -> bool:
     return bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all())
 
 
-def first_nonfinite_layer(model: nn.Module, inputs: Tensor | tuple) -> str | None:
+def first_nonfinite_layer(model: nn.Module, inputs: Inputs) -> str | None:
     """The layer in which NaN or Inf starts during a forward pass, or None if all is finite.
 
-    The model runs once, in the mode it is in, on copies of its buffers, so that BatchNorm's statistics stay. A layer is
+    The model runs in the mode it is in, on copies of its buffers, so that BatchNorm's statistics stay. A layer is
     named if its output is not finite; −inf that the output no longer shows, as in an attention mask, is no fault.
     A value that breaks *between* layers, in the code of a module's `forward`, is blamed on that module: by its
     dotted name, or by the model's class name if it is the model itself. Inputs that are not finite already are no
     layer's fault; the first layer that hands them on is named, so look at the inputs first (`detect_nan_inf`).
 
     Args:
-        model: any module.
-        inputs: its input, or a tuple of inputs.
+        model: any module but a scripted one.
+        inputs: its input; a tuple or list of several, or a dict of named ones. The input of a model that takes a list
+            is a tuple with that list.
 
     >>> class Log(nn.Module):
     ...     def forward(self, x):
@@ -147,8 +163,32 @@ def first_nonfinite_layer(model: nn.Module, inputs: Tensor | tuple) -> str | Non
     >>> first_nonfinite_layer(nn.Sequential(nn.ReLU(), Log(), nn.Linear(2, 2)), torch.tensor([[-1.0, 1.0]]))
     '1'
     """
-    check_model(model)
+    origin = find_nonfinite(model, inputs)
+    return origin and origin.layer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where NaN or Inf starts: in which layer, and whether only on torch's fused path, which no layer of it shows."""
+
+    layer: str
+    fused: bool = False
+
+
+def find_nonfinite(model: nn.Module, inputs: Inputs) -> Origin | None:
+    """The first layer whose output is not finite, see `first_nonfinite_layer`."""
+    model = check_watchable(model)
     names = {module: name or type(model).__name__ for name, module in model.named_modules()}
+    if layer := _watched_closely(model, inputs, names):
+        return Origin(layer)
+    # Hooks on its layers keep an encoder from its fused path, which computes something else. So look without them too.
+    if _sickness(run_once(model, inputs)):
+        return Origin(_watched_from_outside(model, inputs, names), fused=True)
+    return None
+
+
+def _watched_closely(model: nn.Module, inputs: Inputs, names: dict[nn.Module, str]) -> str | None:
+    """The first sick layer of a run with hooks on every module."""
     healthy_inputs = not _sickness(inputs)
     running: list[str] = []
     found: dict[str, int] = {}  # layer → how sick, in the order of their first appearance
@@ -170,6 +210,22 @@ def first_nonfinite_layer(model: nn.Module, inputs: Tensor | tuple) -> str | Non
     return next((name for name, level in found.items() if level >= lowest), None)
 
 
+def _watched_from_outside(model: nn.Module, inputs: Inputs, names: dict[nn.Module, str]) -> str:
+    """The first sick layer of a run with one hook for all modules at once, which the fused path does not see."""
+    found = []
+
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
+        if module in names and _sickness(output):
+            found.append(names[module])
+
+    handle = nn.modules.module.register_module_forward_hook(after)
+    try:
+        run_once(model, inputs)
+    finally:
+        handle.remove()
+    return found[0]
+
+
 def _sickness(value: Any) -> int:
     """0: finite. 1: some −inf, which may be a mask. 2: NaN or +inf. What is no tensor passes, whatever it is."""
     if isinstance(value, Tensor):
@@ -178,11 +234,7 @@ def _sickness(value: Any) -> int:
             return 0
         value = _dense(value)
         return 1 if not value.is_complex() and not (value.isnan() | value.isposinf()).any() else 2
-    if isinstance(value, Mapping):
-        return max(map(_sickness, value.values()), default=0)
-    if isinstance(value, (list, tuple)):
-        return max(map(_sickness, value), default=0)
-    return _sickness(value.logits) if isinstance(getattr(value, "logits", None), Tensor) else 0
+    return max(map(_sickness, (parts_of(value) or {}).values()), default=0)
 
 
 @contextmanager
@@ -198,20 +250,3 @@ def _hooks(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def run_once(model: nn.Module, inputs: Tensor | tuple) -> Any:
-    """The model's output on copies of the inputs and of the buffers: in its present mode, and without any trace."""
-    args = _copied(inputs if isinstance(inputs, tuple) else (inputs,))
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with isolated_randomness(0):
-        return functional_call(model, buffers, args)
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
-    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value

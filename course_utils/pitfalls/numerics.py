@@ -65,15 +65,21 @@ def safe_divide(numerator: Tensor | float, denominator: Tensor | float, *, fill:
     true one is larger. A quotient itself may overflow, as any division may.
 
     Args:
-        numerator, denominator: floating point tensors whose shapes broadcast; one of them may be a number.
+        numerator, denominator: tensors whose shapes broadcast, of floating point or of whole numbers such as counts;
+            one of them may be a number.
         fill: the value where the denominator is 0.
+
+    Returns:
+        The quotient, in the floating point dtype of the tensors; of two whole numbers in torch's default dtype.
 
     >>> safe_divide(torch.tensor([1.0, 1.0]), torch.tensor([-2.0, 0.0]))
     tensor([-0.5000,  0.0000])
     """
     a, b = _as_pair(numerator, denominator)
     fill = check_number(fill, "fill", finite=False)
-    zero, dtype = b == 0, torch.result_type(a, b)
+    given = [value for value in (numerator, denominator) if isinstance(value, Tensor)]
+    whole = not any(value.is_floating_point() for value in given)
+    zero, dtype = b == 0, torch.get_default_dtype() if whole else torch.result_type(a, b)
     a, b = _finite_gradient(a), _finite_gradient(b)
     if torch.finfo(dtype).bits < 32:  # a number beyond half precision may have a quotient within it
         a, b = a.float(), b.float()
@@ -92,10 +98,12 @@ def _as_pair(numerator: Tensor | float, denominator: Tensor | float) -> tuple[Te
             # Not in the tensor's own dtype, where 1e-10 may be 0; as a number of no dimension it promotes nothing.
             wide = torch.float32 if like.device.type == "mps" else torch.float64
             values[name] = torch.tensor(float(value), dtype=wide, device=like.device)
+        elif isinstance(value, Tensor) and (value.is_complex() or value.dtype == torch.bool):
+            raise TypeError(f"{name} must hold real numbers, but is {describe_value(value)}")
         elif not isinstance(value, Tensor) or value.ndim:
-            check_tensor(value, name)
-        elif not value.is_floating_point() or not value.isfinite():
-            raise ValueError(f"{name} must be a finite floating point number, but is {describe_value(value)}: {value}")
+            check_tensor(value, name, floating=None)
+        elif not value.isfinite():
+            raise ValueError(f"{name} must be a finite number, but is {describe_value(value)}: {value}")
     a, b = values.values()
     try:
         torch.broadcast_shapes(a.shape, b.shape)
@@ -211,11 +219,20 @@ def scale_output(
     new_low, new_high = check_range(target_range, "target_range")
     if max(-new_low, new_high) > torch.finfo(output.dtype).max:
         raise ValueError(f"target_range must lie in the range of {output.dtype}, but is ({new_low}, {new_high})")
-    return (new_low + (in_double(output) - low) * ((new_high - new_low) / (high - low))).to(output)
+    # Halves, where the width of a range overflows (float64's largest number is 1.8e308).
+    half = 0.5 if math.isinf(high - low) else 1.0
+    share = (in_double(output) * half - low * half) / (high * half - low * half)  # 0 … 1 within the range
+    if math.isinf(new_high - new_low):
+        return (new_low * (1 - share) + new_high * share).to(output)
+    return (new_low + share * (new_high - new_low)).to(output)
 
 
 def log_transform(output: Tensor, *, eps: float | None = None) -> Tensor:
     """log(max(output, eps)): finite for zeros. Negative values raise: their logarithm is no number (E47).
+
+    For skewed data, such as prices or counts. Not for the probabilities of a loss: whatever lies below `eps` has the
+    same logarithm and no gradient, so the loss has a ceiling (E25), and a network that is sure and wrong learns
+    nothing. Take log_softmax or logsigmoid of the logits there.
 
     Args:
         output: any shape, finite, ≥ 0.

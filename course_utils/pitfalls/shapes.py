@@ -15,7 +15,8 @@ from course_utils.foundation.arguments import check_count, check_tensor, describ
 def check_and_reshape_output(output: Tensor, target_shape: Sequence[int], *, dims: str | None = None) -> Tensor:
     """Bring an output into a shape if that moves whole axes only; refuse what would scramble samples.
 
-    Without `dims`, axes of size 1 are added or dropped. With `dims`, axes are named and put into another order first.
+    Without `dims`, axes of size 1 are added, or dropped, but not both: (1, 5) as (5, 1) would make five samples with
+    one value of one sample with five. With `dims`, axes are named and put into another order first.
     `reshape` would fill any shape of the same size, in memory order: rows that belonged together are torn apart, and
     no error tells (E42). `squeeze` would also drop a batch of one (E43).
 
@@ -40,16 +41,22 @@ def check_and_reshape_output(output: Tensor, target_shape: Sequence[int], *, dim
         output = _permute(output, dims)
     if tuple(output.shape) == shape:
         return output
-    if [size for size in output.shape if size != 1] == [size for size in shape if size != 1]:
-        return output.reshape(shape)  # only axes of size 1 come or go, so the order of the values stays
+    if _is_part(shape, output.shape) or _is_part(output.shape, shape):
+        return output.reshape(shape)  # axes of size 1 come or go, and every other axis keeps its place
     raise ValueError(_refusal(output, shape, dims))
+
+
+def _is_part(shape: Sequence[int], longer: Sequence[int]) -> bool:
+    """Is `longer` the same shape with more axes of size 1?"""
+    remaining = iter(longer)
+    return all(size in remaining for size in shape) and math.prod(shape) == math.prod(longer)
 
 
 def _refusal(output: Tensor, shape: tuple[int, ...], dims: str | None) -> str:
     start = f"the output has the shape {tuple(output.shape)}{' after ' + repr(dims) if dims else ''}, not {shape}"
     if sorted(size for size in output.shape if size != 1) == sorted(size for size in shape if size != 1):
         hint = "Look at its right side" if dims else 'Say which is which, for example dims="T N C -> N T C"'
-        return f"{start}: the axes are in another order. {hint}"
+        return f"{start}: the axes are in another order, even if one has size 1 here. {hint}"
     if output.numel() == math.prod(shape):
         return f"{start}: reshape could fill it, but would tear samples apart and mix them. Look at the model instead"
     return f"{start}: the number of values differs, {output.numel()} against {math.prod(shape)}"

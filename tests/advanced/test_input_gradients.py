@@ -343,8 +343,8 @@ class TestLayout:
     @pytest.mark.parametrize("name", sorted(set(READERS) - {"grad_cam", "adversarial_training"}))
     def test_an_error_of_the_model_is_raised_at_once(self, name):
         """It used to be caught, and the model run again."""
-        model = stateful()
-        model.fail_at, model.error = 1, RuntimeError
+        model = model_with_state(pictures=True)
+        model.fail_at = 1
         with pytest.raises(RuntimeError, match="on purpose"):
             READERS[name](model, pictures(dtype=torch.float32), classes())
         assert model.calls == 1

@@ -1,13 +1,17 @@
 """The report that says what an output is, and the error E64."""
 
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from course_utils.basics import SimpleNet, describe_output
 from course_utils.data import load_split
+from course_utils.interpretation import interpret_detection_output
 
 
 class TestDescribeOutput:
@@ -70,8 +74,8 @@ class TestDescribeOutput:
     def test_nothing_finite_and_nothing_at_all(self):
         assert describe_output(torch.tensor([math.nan])).minimum is None
         assert repr(describe_output({})) == "an output without tensors"
-        with pytest.raises(ValueError, match=r"output\['a'\] is empty"):
-            describe_output({"a": torch.zeros(0, 3)})
+        with pytest.raises(ValueError, match="output is empty"):
+            describe_output(torch.zeros(0, 3))
 
     def test_objects_with_logits_are_read(self):
         report = describe_output(SimpleNamespace(logits=torch.zeros(2, 3)))
@@ -90,13 +94,58 @@ class TestDescribeOutput:
         assert "output['class']: float32 (2, 3)" in repr(report)
         assert "&#x27;class&#x27;" in report._repr_html_()
 
+    def test_f14_a_cache_is_skipped_and_named(self):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+        output = GPT2LMHeadModel(GPT2Config(**sizes)).eval()(torch.tensor([[1, 2, 3]]))
+        assert "past_key_values" in output
+        report = describe_output(output, task="sequence")
+        assert report["logits"].shape == (1, 3, 11)
+        assert report.kinds == ("logits",)
+        assert report.skipped == ("output['past_key_values'] (DynamicCache)",)
+        assert "not described, because it is no tensor: output['past_key_values'] (DynamicCache)" in repr(report)
+
+    def test_f14_every_tensor_of_a_dataclass_counts(self):
+        @dataclass
+        class Output:
+            logits: torch.Tensor
+            loss: torch.Tensor
+            attentions: None = None
+
+        report = describe_output([Output(torch.zeros(2, 3), torch.tensor(math.nan))])
+        assert report.nan_count == 1
+        assert report[0]["loss"].path == "[0].loss"
+        assert report.skipped == ()
+
+    def test_f15_empty_parts_are_described(self):
+        report = describe_output([{"boxes": torch.rand(1, 4)}, {"boxes": torch.zeros(0, 4)}])
+        assert report[1]["boxes"].shape == (0, 4)
+        assert report.kinds == ("logits", "probabilities")  # of those that hold values
+        assert "output[1]['boxes']: float32 (0, 4)" in repr(report)
+        assert "values: none, the tensor is empty" in repr(report)
+
+    def test_f15_what_the_detector_makes_of_an_empty_picture(self):
+        raw = torch.tensor([[[20.0, 20, 9, 9, 0.1, 0.8, 0.2]]])
+        (found,) = interpret_detection_output(raw)
+        assert len(found["boxes"]) == 0
+        assert describe_output(found)["boxes"].shape == (0, 4)
+
+    def test_f9_complex_values_have_magnitudes(self):
+        report = describe_output(torch.tensor([3j, -4j, complex(0, math.inf)]))
+        assert (report.minimum, report.maximum, report.inf_count) == (3, 4, 1)
+        assert "magnitudes 3 to 4, 0 NaN, 1 infinite" in repr(report)
+
     def test_requires_grad_is_seen_and_not_changed(self):
         x = torch.zeros(2, 3, requires_grad=True)
         assert describe_output(x).requires_grad
         assert not describe_output({"a": x.detach()}).requires_grad
 
     def test_bad_input(self):
-        with pytest.raises(TypeError, match=r"output\['a'\] must be a tensor"):
+        with pytest.raises(TypeError, match=r"must hold a tensor, but holds only output\['a'\] \(str\)"):
             describe_output({"a": "text"})
+        with pytest.raises(TypeError, match="must be a tensor or a dict"):
+            describe_output("text")
+        with pytest.raises(TypeError, match=r"output\['a'\] must be a tensor, but is a numpy ndarray"):
+            describe_output({"a": np.ones(3), "b": torch.ones(3)})
         with pytest.raises(ValueError, match="task must be one of"):
             describe_output(torch.zeros(2), task="classify")

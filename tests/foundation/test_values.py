@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,23 @@ class TestValueKinds:
         logits = torch.tensor([row], dtype=dtype)
         assert "probabilities" in value_kinds(logits.softmax(1), class_dim=1, exclusive=True).kinds
         assert "log_probabilities" in value_kinds(logits.log_softmax(1), class_dim=1, exclusive=True).kinds
+
+    @pytest.mark.parametrize("classes", [1000, 50_257, 200_000])
+    @pytest.mark.parametrize("scale", [0.0, 0.3, 3.0])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+    @pytest.mark.parametrize("converted", [False, True])
+    def test_q9_large_vocabularies_in_half_precision(self, classes, scale, dtype, converted):
+        """Rounding adds up: of log-probabilities with their entropy, of tiny probabilities with their number."""
+        logits = 10 * scale * torch.linspace(-1, 1, classes)[None]  # (1, V)
+
+        def kinds(values):
+            values = values.to(dtype)
+            return value_kinds(values.float() if converted else values, class_dim=1, exclusive=True).kinds
+
+        assert "log_probabilities" in kinds(logits.log_softmax(1))
+        if not converted:
+            assert "probabilities" in kinds(logits.softmax(1))
+        assert "log_probabilities" not in kinds(logits.log_softmax(1) + 0.2)
 
     def test_what_cannot_be(self):
         def kinds(values, exclusive=True):

@@ -2,15 +2,19 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from course_utils.basics import probabilities_to_labels
 from course_utils.iris import accuracy, predict, wilson_interval
-from tests.support.models import seeded_mlp
+from tests.support.models import Returns, seeded_mlp
 
 
 class TestInference:
@@ -42,6 +46,84 @@ class TestInference:
         assert result.value == pytest.approx(expected)
         assert result.n == 30
         assert f"{expected:.3f}" in str(result)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_f4_decisions_are_taken_on_logits_in_float32(self, dtype):
+        """Probabilities in half precision are tied where the logits are not: label 1, and right is 2."""
+        logits = torch.tensor([[0.0, 1e-4, 2e-4], [8.0, 8.25, 8.5]]).to(dtype)
+        assert logits.softmax(1)[0].unique().numel() < 3
+        model = Returns(logits)
+        prediction = predict(model, torch.zeros(2, 1))
+        assert prediction.labels.tolist() == [2, 2]
+        assert prediction.probabilities.dtype == torch.float32
+        assert accuracy(model, torch.zeros(2, 1), [2, 2]).value == 1
+
+    def test_f4_predict_and_accuracy_agree_in_bfloat16(self, split):
+        model = seeded_mlp().bfloat16()
+        x = split.x_test.bfloat16().repeat(20, 1)
+        with torch.no_grad():  # saturated, so that many probabilities are rounded to 1 and 0
+            model.output.weight.mul_(1000)
+        labels = predict(model, x).labels
+        assert accuracy(model, x, labels).value == 1
+        assert torch.equal(labels, model(x).float().argmax(1))
+
+    @pytest.mark.parametrize("columns", [(), (1,)])
+    def test_f20_one_logit_a_sample(self, columns):
+        z = torch.tensor([-3.0, 0.0, 2.0, 200.0]).reshape(4, *columns)
+        model, x = Returns(z), torch.zeros(4, 1)
+        prediction = predict(model, x, {0: "no", 1: "yes"}, task="binary")
+        assert (
+            prediction.labels.tolist()
+            == probabilities_to_labels(z.sigmoid().flatten(), "binary").tolist()
+            == [0, 1, 1, 1]
+        )
+        assert torch.allclose(prediction.probabilities, z.flatten().sigmoid())
+        assert torch.allclose(prediction.confidence, z.flatten().abs().sigmoid())
+        assert prediction[0]["predicted_class_name"] == "no"
+        assert accuracy(model, x, [0, 0, 1, 1], task="binary").value == 0.75
+        with pytest.raises(ValueError, match="for one logit a sample pass task='binary'"):
+            predict(model, x)
+
+    def test_p31_whole_numbers_and_several_inputs(self):
+        tokens = torch.arange(12).reshape(4, 3)
+        model = nn.Sequential(nn.Embedding(12, 5), nn.Flatten(), nn.Linear(15, 3))
+        assert len(predict(model, tokens)) == 4
+        assert accuracy(model, tokens, predict(model, tokens).labels).value == 1
+
+        class Sum(nn.Module):
+            def forward(self, a, b):
+                return a + b
+
+        inputs = {"a": torch.eye(3), "b": 2 * torch.eye(3).flip(0)}
+        assert (
+            predict(Sum(), inputs).labels.tolist()
+            == predict(Sum(), tuple(inputs.values())).labels.tolist()
+            == [2, 1, 0]
+        )
+
+    def test_in_batches_and_from_a_loader(self, split):
+        whole = predict(self.model, split.x_test)
+        loader = DataLoader(TensorDataset(split.x_test, split.y_test), batch_size=7)
+        for other in (predict(self.model, split.x_test, batch_size=7), predict(self.model, loader)):
+            assert torch.equal(other.labels, whole.labels)
+            assert torch.allclose(other.probabilities, whole.probabilities)
+        assert accuracy(self.model, split.x_test, split.y_test, batch_size=4) == accuracy(
+            self.model, split.x_test, split.y_test
+        )
+        with pytest.raises(TypeError, match="not a DataLoader, whose order may differ"):
+            accuracy(self.model, loader, split.y_test)
+
+    def test_q31_labels_and_names_in_every_usual_form(self, split):
+        expected = accuracy(self.model, split.x_test, split.y_test)
+        for y in (split.y_test.tolist(), split.y_test.numpy(), split.y_test.int()):
+            assert accuracy(self.model, split.x_test, y) == expected
+        for names in (np.array(split.class_names), pd.Index(split.class_names), dict(enumerate(split.class_names))):
+            assert predict(self.model, split.x_test, names).class_names == tuple(split.class_names)
+
+    def test_q23_wrapped_models(self, split):
+        expected = predict(self.model, split.x_test).labels
+        for wrapped in (nn.DataParallel(self.model), torch.compile(self.model, backend="eager")):
+            assert torch.equal(predict(wrapped, split.x_test).labels, expected)
 
     @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
     def test_e70_wilson_equals_scipy(self, counts, confidence):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from course_utils.foundation import progress
 from course_utils.iris import MLP, train
@@ -99,6 +100,58 @@ class TestTraining:
     def test_diverging_is_an_error_that_says_what_to_do(self, split):
         with pytest.raises(FloatingPointError, match="smaller lr"):
             train(seeded_mlp(), 1e18 * split.x_train, split.y_train, epochs=50, lr=1e20, log_every=1, progress=False)
+
+    @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+    def test_p29_trains_whatever_the_callers_grad_mode_is(self, split, context):
+        mine, reference = seeded_mlp(), seeded_mlp()
+        train(reference, split.x_train, split.y_train, epochs=5, progress=False)
+        with context():
+            x, y = split.x_train * 1, split.y_train * 1
+            train(mine, x, y, epochs=5, progress=False)
+            assert not torch.is_grad_enabled()
+        assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), reference.parameters(), strict=True))
+        train(mine, x, y, epochs=1, progress=False)  # on tensors made in inference mode
+
+    def test_p29_a_model_made_in_inference_mode_says_so(self, split):
+        with torch.inference_mode():
+            model = MLP()
+        with pytest.raises(ValueError, match="cannot be trained; make it outside"):
+            train(model, split.x_train, split.y_train, epochs=1, progress=False)
+
+    @pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+    def test_f20_one_logit_a_sample_equals_a_bare_loop(self, split, shape):
+        def one_logit():
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Linear(4, 1), nn.Flatten(0 if len(shape) == 1 else 1))
+
+        mine, bare = one_logit(), one_logit()
+        y = (split.y_train == 2).long()
+        history = train(mine, split.x_train, y, task="binary", epochs=20, lr=0.5, log_every=1, progress=False)
+        optimizer, losses = torch.optim.SGD(bare.parameters(), lr=0.5), []
+        for _ in range(20):
+            optimizer.zero_grad()
+            loss = F.binary_cross_entropy_with_logits(bare(split.x_train).flatten(), y.float())
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+        assert torch.equal(mine[0].weight, bare[0].weight)
+        assert history.losses.tolist() == pytest.approx(losses)
+        with pytest.raises(ValueError, match="0 to 1"):
+            train(mine, split.x_train, split.y_train, task="binary", epochs=1, progress=False)
+
+    def test_p31_tokens_several_inputs_and_labels_as_a_list(self):
+        class Both(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.words, self.head = nn.Embedding(6, 4), nn.Linear(5, 2)
+
+            def forward(self, word, number):
+                return self.head(torch.cat([self.words(word), number], 1))
+
+        torch.manual_seed(0)
+        inputs = {"word": torch.arange(6), "number": torch.ones(6, 1)}
+        history = train(Both(), inputs, [0, 1] * 3, epochs=200, lr=0.5, log_every=199, progress=False)
+        assert history.losses[-1] < 0.2 < history.losses[0]
 
     def test_history_as_frame(self, split):
         history = train(MLP(), split.x_train, split.y_train, epochs=4, log_every=2, progress=False)

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
+from transformers import DynamicCache
 
 from course_utils.data import load_split
 from course_utils.pitfalls import detect_nan_inf, diagnose, first_nonfinite_layer
@@ -125,6 +127,27 @@ class TestDetectNanInf:
         assert leaf.grad is None
         assert leaf.requires_grad
 
+    def test_f14_caches_are_skipped_and_named(self):
+        output = {"logits": torch.zeros(2), "past_key_values": DynamicCache(), "hidden": [object(), None]}
+        report = detect_nan_inf(output, "output")
+        assert not report
+        assert report.skipped == ('output["past_key_values"] (DynamicCache)', 'output["hidden"][0] (object)')
+        assert str(report).endswith(
+            '; not looked into: output["past_key_values"] (DynamicCache), output["hidden"][0] (object)'
+        )
+
+    def test_f14_nan_beside_finite_logits(self):
+        @dataclass
+        class Output:
+            logits: torch.Tensor
+            hidden: tuple
+
+        for output in (
+            Output(torch.zeros(2), (torch.tensor([0, NAN]),)),
+            SimpleNamespace(logits=torch.ones(1), hidden=[0, NAN]),
+        ):
+            assert detect_nan_inf(output, "x").path.startswith("x.hidden[")
+
     @pytest.mark.parametrize(
         ("value", "words"),
         [
@@ -136,6 +159,10 @@ class TestDetectNanInf:
     def test_unknown_objects(self, value, words):
         with pytest.raises(TypeError, match=words):
             detect_nan_inf(value)
+
+
+def found_failure(model: nn.Module, x: torch.Tensor) -> bool:
+    return "failed on purpose" in str(diagnose(model, x))
 
 
 def first_sick_by_hand(model: nn.Sequential, x: torch.Tensor) -> str | None:
@@ -157,6 +184,49 @@ class Block(nn.Module):
 
     def forward(self, x):
         return self.last(self.between(self.first(x)))
+
+
+class PaddedEncoder(nn.Module):
+    """A transformer whose padding is marked by zeros; torch's fused path makes NaN of a sample that is all padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.encoder, self.head = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x):  # (N, T, D) → (N, 3)
+        return self.head(self.encoder(x, src_key_padding_mask=(x == 0).all(-1)).mean(1))
+
+
+class TestFusedPath:
+    """F2: hooks on its layers keep an encoder from the path that it takes without them."""
+
+    x = random_normal(4, 5, 16).float()
+
+    def test_f2_nan_on_the_fused_path_is_found(self):
+        model, x = PaddedEncoder().eval(), self.x.index_fill(0, torch.tensor([1]), 0)
+        with torch.no_grad():
+            assert model(x)[1].isnan().all()
+            handle = model.encoder.register_forward_hook(lambda *_: None)
+            assert model(x).isfinite().all()  # the error: who looks with hooks sees nothing
+            handle.remove()
+        before = snapshot(model, x)
+        assert first_nonfinite_layer(model, x) == "encoder"
+        assert "starts in the layer 'encoder', only on torch's fused path" in str(diagnose(model, x))
+        assert snapshot(model, x) == before
+        assert not nn.modules.module._global_forward_hooks
+
+    def test_f2_a_healthy_encoder_and_its_nested_tensors(self):
+        x = self.x.clone()
+        x[0, 3:] = 0
+        assert first_nonfinite_layer(PaddedEncoder().eval(), x) is None
+        model = nn.TransformerEncoder(PaddedEncoder().encoder, 2).eval()
+        inputs = {"src": x, "src_key_padding_mask": (x == 0).all(-1)}
+        assert first_nonfinite_layer(model, inputs) is None
+        with torch.no_grad():
+            model.layers[1].linear2.bias[0] = NAN
+        assert first_nonfinite_layer(model, inputs) == "layers.1.linear2"
 
 
 class TestFirstNonfiniteLayer:
@@ -266,10 +336,11 @@ class TestFirstNonfiniteLayer:
         stateful_model.fail_at = 1
         stateful_model.train(training)
         before = snapshot(stateful_model, self.x)
-        for call in (first_nonfinite_layer, diagnose):
-            with pytest.raises(RuntimeError, match="failed on purpose"):
-                call(stateful_model, self.x)
-            assert snapshot(stateful_model, self.x) == before
+        with pytest.raises(RuntimeError, match="failed on purpose"):
+            first_nonfinite_layer(stateful_model, self.x)
+        assert snapshot(stateful_model, self.x) == before
+        assert found_failure(stateful_model, self.x)
+        assert snapshot(stateful_model, self.x) == before
 
     def test_what_a_model_catches_is_over(self):
         """A branch that failed and was caught no longer runs, so it is not to blame."""

@@ -195,6 +195,22 @@ class TestSafeDivide:
         tensor = a if isinstance(a, torch.Tensor) else b
         assert torch.equal(safe_divide(a, b), torch.tensor([expected]).to(tensor.dtype))
 
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+    def test_q31_whole_numbers(self, dtype):
+        counts = torch.tensor([4, 0, 200], dtype=dtype)
+        hits = torch.tensor([1.0, 2.0, 50.0], dtype=torch.float16)
+        assert safe_divide(hits, counts).tolist() == [0.25, 0, 0.25]
+        assert safe_divide(hits, counts).dtype == torch.float16
+        for quotient in (safe_divide(counts, counts, fill=-1), safe_divide(counts, 4), safe_divide(1, counts)):
+            assert quotient.dtype == torch.float32
+        assert safe_divide(counts, counts, fill=-1).tolist() == [1, -1, 1]
+        assert safe_divide(1, counts).tolist() == pytest.approx([0.25, 0, 0.005])
+        assert safe_divide(hits.float(), counts.sum()).tolist() == pytest.approx([1 / 204, 2 / 204, 50 / 204])
+
+    def test_q31_counts_beyond_half_precision(self):
+        hits, counts = torch.tensor([5e4], dtype=torch.float16), torch.tensor([100_000])
+        assert float(safe_divide(hits, counts)) == pytest.approx(0.5, rel=1e-3)
+
     @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
     def test_parameters_without_a_graph(self, context):
         weight = nn.Parameter(torch.tensor([1.0, 2.0]))
@@ -220,7 +236,7 @@ class TestSafeDivide:
         ("call", "error", "words"),
         [
             (lambda x: safe_divide(1.0, 2.0), TypeError, "numerator or denominator must be a tensor"),
-            (lambda x: safe_divide(x, x.long()), TypeError, "denominator must have a floating point dtype"),
+            (lambda x: safe_divide(x, x > 0), TypeError, "denominator must hold real numbers, but is a bool tensor"),
             (lambda x: safe_divide(x, [1.0, 2.0]), TypeError, "denominator must be a torch.Tensor"),
             (lambda x: safe_divide(True, x), TypeError, "numerator"),
             (lambda x: safe_divide(x, "1"), TypeError, "denominator"),
@@ -228,7 +244,7 @@ class TestSafeDivide:
             (lambda x: safe_divide(x, x * INF), ValueError, "denominator must be finite"),
             (lambda x: safe_divide(x * NAN, x), ValueError, "numerator must be finite"),
             (lambda x: safe_divide(x, torch.tensor(INF)), ValueError, "denominator must be a finite"),
-            (lambda x: safe_divide(x, torch.tensor(1)), ValueError, "denominator must be a finite floating point"),
+            (lambda x: safe_divide(x, torch.tensor(1j)), TypeError, "denominator must hold real numbers"),
             (lambda x: safe_divide(x, torch.ones(3)), ValueError, r"\(2,\).*\(3,\).*do not broadcast"),
             (lambda x: safe_divide(torch.zeros(0), torch.zeros(0)), ValueError, "numerator is empty"),
             (lambda x: safe_divide(x, x, fill="0"), TypeError, "fill must be a number"),
@@ -394,6 +410,15 @@ class TestScaleOutput:
         assert scaled.dtype == dtype
         assert scaled.tolist() == pytest.approx([0, 0.5, 1], abs=2e-3)
 
+    def test_q19_ranges_whose_width_overflows(self):
+        x = torch.tensor([-1e308, 0.0, 1e308], dtype=torch.float64)
+        assert scale_output(x, current_range=(-1e308, 1e308)).tolist() == [0, 0.5, 1]
+        assert scale_output(x, current_range=(-1.7e308, 1.7e308)).tolist() == pytest.approx([7 / 34, 0.5, 27 / 34])
+        ends = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
+        wide = scale_output(ends, current_range=(0, 1), target_range=(-1e308, 1e308))
+        assert wide.tolist() == pytest.approx([-1e308, -5e307, 1e308])
+        assert scale_output(x, current_range=(-1e308, 1e308), target_range=(-1e308, 1e308)).tolist() == x.tolist()
+
     @pytest.mark.parametrize(
         ("ranges", "error", "words"),
         [
@@ -425,6 +450,18 @@ class TestScaleOutput:
 
 
 class TestLogAndExpTransform:
+    def test_q15_the_docstring_says_what_it_is_not_for(self):
+        """What is clamped learns nothing and has a ceiling: of a loss, log_softmax is the right way."""
+        logits = torch.tensor([[0.0, 200.0]], requires_grad=True)
+        clamped = -log_transform(logits.softmax(1))[0, 0]
+        assert clamped < 88
+        assert torch.autograd.grad(clamped, logits)[0].tolist() == [[0, 0]]
+        exact = -logits.log_softmax(1)[0, 0]
+        assert exact == 200
+        assert torch.autograd.grad(exact, logits)[0].tolist() == [[-1, 1]]
+        for word in ("ceiling", "no gradient", "log_softmax", "(E25)"):
+            assert word in log_transform.__doc__
+
     @given(float32_vectors(st.floats(0, 2.0**100, width=32)))
     def test_log_equals_numpys(self, x):
         smallest = np.finfo(np.float32).smallest_normal

@@ -21,16 +21,35 @@ def numbered(shape) -> torch.Tensor:
 
 class TestCheckAndReshapeOutput:
     @given(shapes, st.data())
-    def test_axes_of_size_one_come_and_go_and_every_sample_keeps_its_values(self, shape, data):
-        output = numbered(shape)
-        core = [size for size in shape if size != 1]
-        places = data.draw(st.lists(st.integers(0, len(core)), max_size=3))
-        target = list(core)
-        for place in sorted(places, reverse=True):
-            target.insert(place, 1)
-        result = check_and_reshape_output(output, target)
-        assert result.shape == tuple(target)
-        assert torch.equal(result.squeeze(), output.squeeze())
+    def test_axes_of_size_one_come_or_go_and_every_sample_keeps_its_values(self, shape, data):
+        longer = list(shape)
+        for place in sorted(data.draw(st.lists(st.integers(0, len(shape)), max_size=3)), reverse=True):
+            longer.insert(place, 1)
+        for start, target in ((shape, longer), (longer, shape)):
+            output = numbered(start)
+            result = check_and_reshape_output(output, target)
+            assert result.shape == tuple(target)
+            assert torch.equal(result.squeeze(), output.squeeze())
+
+    @given(st.integers(2, 4), st.integers(0, 2), st.integers(0, 2))
+    def test_q16_an_axis_of_size_one_does_not_move(self, size, old, new):
+        """One sample with five values is not five samples with one, and a batch of one hides no swap."""
+        start, target = [size, size + 1], [size, size + 1]
+        start.insert(old, 1)
+        target.insert(new, 1)
+        if old == new:
+            assert check_and_reshape_output(numbered(start), target).shape == tuple(target)
+        else:
+            with pytest.raises(ValueError, match="the axes are in another order, even if one has size 1"):
+                check_and_reshape_output(numbered(start), target)
+
+    def test_q16_the_swap_of_a_batch_of_one(self):
+        for samples in (1, 2):
+            with pytest.raises(ValueError, match="another order"):
+                check_and_reshape_output(torch.zeros(5, samples, 3), (samples, 5, 3))
+        with pytest.raises(ValueError, match="another order"):
+            check_and_reshape_output(torch.zeros(1, 5), (5, 1))
+        assert check_and_reshape_output(torch.zeros(1, 5), (5, 1), dims="N D -> D N").shape == (5, 1)
 
     @given(shapes, shapes)
     def test_refuses_every_other_shape(self, shape, target):

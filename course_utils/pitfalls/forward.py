@@ -1,0 +1,130 @@
+"""A forward pass on copies, so that a check-up changes nothing; and which layer is to blame when it fails."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from course_utils.foundation.arguments import describe_value, dtype_name
+from course_utils.foundation.evaluation import attributes_kept, check_model, may_be_written
+from course_utils.foundation.inputs import call_arguments
+from course_utils.foundation.seeding import isolated_randomness
+
+
+def check_watchable(model: Any) -> nn.Module:
+    """Like `check_model`; also refuses scripted models, whose layers nobody can look into while they run."""
+    model = check_model(model)
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise TypeError("the layers of a scripted model cannot be watched; pass the model that it was scripted from")
+    return model
+
+
+def run_once(model: nn.Module, inputs: Any) -> Any:
+    """The model's output without a graph, in its present mode: on copies of all it may write to, and without a trace.
+
+    Args:
+        model: as `check_watchable` returns it.
+        inputs: what it takes; a tuple or list holds several arguments, a dict named ones.
+    """
+    with torch.no_grad(), isolated_randomness(0):
+        return run_with(model, {}, inputs)
+
+
+def run_with(model: nn.Module, tensors: dict[str, Tensor], inputs: Any) -> Any:
+    """The model's output with other parameters or buffers in place of its own."""
+    args, kwargs = call_arguments(_copied(inputs))
+    copies = {name: value.clone() for name, value in may_be_written(model).items() if name not in tensors}
+    with attributes_kept(model):
+        return functional_call(model, copies | tensors, args, kwargs)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone() if value.requires_grad else value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(part) for key, part in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
+
+
+def detached_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters without a graph; copies of those that a forward pass may write to."""
+    written = may_be_written(model)
+    detached = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    return {
+        name: value.clone() if name in written or value.is_inference() else value for name, value in detached.items()
+    }
+
+
+def explain_failure(error: Exception, model: nn.Module) -> str | None:
+    """Say which layer raised the error, what it wants and what it got; None if no layer of the model raised it.
+
+    The traceback of the error knows: the innermost module in it is the layer, and the call of it holds its arguments.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    steps = [
+        (step.f_locals["self"], step, line)
+        for step, line in traceback.walk_tb(error.__traceback__)
+        if isinstance(step.f_locals.get("self"), nn.Module) and step.f_locals["self"] in names
+    ]
+    if not steps:
+        return None
+    layer = steps[-1][0]
+    own = {frame.f_code.co_name: (frame, line) for module, frame, line in steps if module is layer}
+    name = f"the layer {names[layer]!r}" if names[layer] else "the model"
+    shown = type(layer).__name__ if list(layer.children()) else layer
+    text = f"{name}, {shown}, raises {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    wanted = _wanted(layer)
+    if wanted is None and "forward" in own:
+        frame, line = own["forward"]
+        text += f" (in the line `{linecache.getline(frame.f_code.co_filename, line).strip()}`)"
+    if "_call_impl" not in own:
+        return text
+    call = own["_call_impl"][0].f_locals
+    got = _tensors_of_a_call(call.get("args", ()), call.get("kwargs", {}))
+    return f"{text}; it {f'wants {wanted} and ' if wanted else ''}got {got}"
+
+
+def _wanted(layer: nn.Module) -> str | None:
+    """What the layer takes, if it is one of torch's that says so."""
+    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+        return f"whole numbers from 0 to {layer.num_embeddings - 1}"
+    shape = _wanted_shape(layer)
+    dtypes = [parameter.dtype for parameter in layer.parameters() if parameter.is_floating_point()]
+    if shape is None or not dtypes:
+        return None
+    return f"{dtype_name(dtypes[0])} values of shape {shape}"
+
+
+def _wanted_shape(layer: nn.Module) -> str | None:
+    if isinstance(layer, nn.Linear):
+        return f"(…, {layer.in_features})"
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return f"(N, {layer.in_channels}, {', '.join('DHW'[-len(layer.kernel_size) :])})"
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        several = ", in train mode of more than one sample," if layer.training else ""
+        return f"(N, {layer.num_features}, …){several}"
+    if isinstance(layer, nn.LayerNorm):
+        return f"(…, {', '.join(map(str, layer.normalized_shape))})"
+    if isinstance(layer, nn.RNNBase):
+        return f"({'N, T' if layer.batch_first else 'T, N'}, {layer.input_size})"
+    if isinstance(layer, nn.MultiheadAttention):
+        return f"({'N, T' if layer.batch_first else 'T, N'}, {layer.embed_dim})"
+    return None
+
+
+def _tensors_of_a_call(args: tuple, kwargs: dict[str, Any]) -> str:
+    described = [_described(value) for value in args if isinstance(value, Tensor)]
+    described += [f"{name}, {_described(value)}" for name, value in kwargs.items() if isinstance(value, Tensor)]
+    return "; ".join(described) or "no tensor"
+
+
+def _described(value: Tensor) -> str:
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool or not value.numel():
+        return describe_value(value)
+    return f"{describe_value(value)} with values from {int(value.min())} to {int(value.max())}"  # may be out of range
