@@ -24,7 +24,7 @@ from course_utils.foundation.arguments import (
 )
 from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
 from course_utils.foundation.intervals import wilson_interval
-from course_utils.foundation.results import Result
+from course_utils.foundation.results import Result, short_table
 from course_utils.foundation.seeding import isolated_randomness, make_generator
 from course_utils.interpretation import interpret_classification_output
 from course_utils.optimization import TemperatureScaler, expected_calibration_error, temperature_scaling
@@ -162,7 +162,7 @@ class Evaluation(Result):
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + self.per_class.round(3).to_html()
+        return f"<p>{self!r}</p>" + short_table(self.per_class, *self.per_class.shape)
 
 
 def evaluate_model(
