@@ -15,7 +15,7 @@ from course_utils.capstone.pictures import check_images
 from course_utils.capstone.robustness import RobustnessCurve
 from course_utils.capstone.training import TrainingHistory
 from course_utils.foundation.arguments import check_count, describe_value
-from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.optimization import plot_reliability, reliability_diagram
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def plot_readings(readings: PictureReadings, images: Tensor, *, save_path: str |
     if int(readings.index.max()) >= len(images):
         raise ValueError(f"readings are about picture {int(readings.index.max())}, but images has {len(images)}")
     rows = zip(readings.target.tolist(), readings.labels.tolist(), readings.confidence.tolist(), strict=True)
-    names = readings.class_names
+    names = [literal(name) for name in readings.class_names]
     titles = [
         f"{names[true]}\n{'✓' if said == true else '✗'} {names[said]} {confidence:.0%}"
         for true, said, confidence in rows
@@ -90,7 +90,7 @@ def plot_confusion_matrix(
     counts = evaluation.confusion_matrix.double()
     percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     mistakes = percent - torch.diag(percent.diagonal())
-    names = evaluation.class_names
+    names = [literal(name) for name in evaluation.class_names]
     figure, ax = axes_or_new(ax, size=(1.8 + 0.62 * len(names), 1.4 + 0.5 * len(names)))
     texts = [[str(int(value + 0.5)) if value >= 0.5 else "" for value in row] for row in percent.tolist()]
     seaborn.heatmap(
@@ -124,7 +124,7 @@ def plot_metrics(
         rows = [row + 0.16 * (1 - 2 * j) for row, _ in drawn]
         ax.errorbar(shares, rows, xerr=bars, fmt=MARKERS[j], color=PALETTE[j], capsize=2, label=name)
     ax.axvline(evaluation.accuracy, color="black", linestyle="--", linewidth=1, label="accuracy")
-    ax.set_yticks(range(len(order)), [evaluation.class_names[k] for k in order])
+    ax.set_yticks(range(len(order)), [literal(evaluation.class_names[k]) for k in order])
     ax.set(xlabel="share, with 95 % interval", xlim=(None, 1.005))
     ax.locator_params(axis="x", nbins=6)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -181,10 +181,10 @@ def visualize_results(
         raise ValueError(f"evaluation is about {len(evaluation)} pictures, but images has {len(images)}")
     shown = torch.arange(min(check_count(num_samples, "num_samples"), len(images)))
     confidence = evaluation.probabilities.max(1).values
-    best = evaluation.probabilities[shown].topk(min(3, len(evaluation.class_names)))
+    values, classes = evaluation.probabilities[shown].sort(dim=1, descending=True, stable=True)
     readings = PictureReadings(
         shown, evaluation.target[shown], evaluation.predictions[shown], confidence[shown],
-        best.indices, best.values, evaluation.class_names,
+        classes[:, :3], values[:, :3], evaluation.class_names,
     )  # fmt: skip
     stages = {"as trained": evaluation} | ({"calibrated": calibrated} if calibrated is not None else {})
     figures = {

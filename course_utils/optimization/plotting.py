@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_labels, check_tensor
-from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor
+from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.optimization.calibration import ReliabilityDiagram
 from course_utils.optimization.thresholds import ThresholdResult
 
@@ -91,14 +91,13 @@ def plot_confusion(
     import seaborn
 
     c = len(class_names)
+    names = [literal(name) for name in check_class_names(class_names, c)]  # a dict from class to name is one too
     check_tensor(labels, "labels", ndim=1, floating=False)
     check_labels(labels, "labels", num_samples=len(labels), num_classes=c)
     check_labels(target, "target", num_samples=len(labels), num_classes=c)
     counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c).numpy()
     figure, ax = axes_or_new(ax, size=(1.2 + 0.9 * c, 0.9 + 0.75 * c))
-    seaborn.heatmap(
-        counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=ax, xticklabels=class_names, yticklabels=class_names
-    )
+    seaborn.heatmap(counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=ax, xticklabels=names, yticklabels=names)
     ax.set(xlabel="predicted", ylabel="true", title=title)
     return finish(figure, save_path)
 
