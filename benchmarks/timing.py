@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,6 +49,7 @@ def take_turns(
     candidates: Mapping[str, Callable[[], object]],
     *,
     rounds: int = 5,
+    calls: int = 1,
     once: Collection[str] = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
@@ -55,6 +58,7 @@ def take_turns(
     Args:
         candidates: name → function without arguments. Each is called once before the first round, to warm up.
         rounds: how often each is timed.
+        calls: how many calls make one round. A single call of a few milliseconds is doubled by any interruption.
         once: names of candidates so slow that one call without warming up must do.
         clock: gives seconds.
     """
@@ -65,8 +69,13 @@ def take_turns(
     for i in range(rounds):
         for name, function in candidates.items():
             if i == 0 or name not in once:
-                times[name].append(seconds(function, clock))
+                times[name].append(seconds(partial(_repeat, function, calls), clock) / calls)
     return Timing(times)
+
+
+def _repeat(function: Callable[[], object], calls: int) -> None:
+    for _ in range(calls):
+        function()
 
 
 def peak_memory(prepare: Callable[..., Callable[[], object]], *arguments: object) -> float:
@@ -150,6 +159,33 @@ class Report:
             f"{'   wanted: ' + wanted if wanted else ''}{'' if met else '   MISSED'}",
             flush=True,
         )
+
+    def compare(
+        self,
+        subject: str,
+        candidates: Mapping[str, Callable[[], object]],
+        *,
+        at_most: Mapping[str, float | None] | None = None,
+        times_as_fast: Mapping[str, float | None] | None = None,
+        **options: Any,
+    ) -> Timing:
+        """Rows that time the first candidate, and hold it against others.
+
+        Args:
+            subject: what is done, on what.
+            candidates: as in `take_turns`; the first one is ours.
+            at_most: name → the largest share of that candidate's time which ours may take; None only informs.
+            times_as_fast: name → how many times as long that candidate must take; None only informs.
+            options: of `take_turns`.
+        """
+        timing = take_turns(candidates, **options)
+        ours = next(iter(candidates))
+        self.row(subject, timing.seconds[ours], "s")
+        for name, target in (at_most or {}).items():
+            self.row(f"{subject}: ours / {name}", timing.ratios(ours, name), "times", at_most=target)
+        for name, target in (times_as_fast or {}).items():
+            self.row(f"{subject}: {name} / ours", timing.ratios(name, ours), "times", at_least=target)
+        return timing
 
     def save(self) -> None:
         """Write the rows, and where they were measured, to `benchmarks/results/<name>.json`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -113,13 +113,30 @@ def monte_carlo_dropout(
 def _repeat(model: nn.Module, inputs: Tensor, n_samples: int, chunk_size: int | None) -> Tensor:
     """The model's output n_samples times, each with random masks of its own, (S, N, C)."""
     model_output = output_tensor  # read inside vmap too
+    # vmap makes a layer's work depend on the sample only from the first dropout on.
+    several = vmap(lambda _: model_output(model(inputs.clone())), randomness="different")
+    chunks = torch.empty(n_samples, device=inputs.device).split(chunk_size or n_samples)
     try:
-        # vmap makes a layer's work depend on the sample only from the first dropout on.
-        every = vmap(lambda _: model_output(model(inputs.clone())), randomness="different", chunk_size=chunk_size)
-        return every(torch.empty(n_samples, device=inputs.device))
+        return _collect((several(chunk) for chunk in chunks), n_samples)
     except RuntimeError:
         # Some layers (LSTM, or control flow on values) cannot be vmapped; an error of the model's own comes again here.
-        return torch.stack([model_output(model(inputs.clone())) for _ in range(n_samples)])
+        return _collect((model_output(model(inputs.clone()))[None] for _ in range(n_samples)), n_samples)
+
+
+def _collect(parts: Iterable[Tensor], n_samples: int) -> Tensor:
+    """Parts (K, …) in one tensor (S, …), into which each is copied as soon as it is there.
+
+    Parts kept until the end would lie between large temporary tensors, and break the memory that those leave behind
+    into pieces too small for the next ones.
+    """
+    samples, filled = None, 0
+    for part in parts:
+        if len(part) == n_samples:
+            return part
+        samples = part.new_empty(n_samples, *part.shape[1:]) if samples is None else samples
+        samples[filled : filled + len(part)] = part
+        filled += len(part)
+    return samples
 
 
 def deep_ensemble(models: Sequence[nn.Module], inputs: Tensor, *, task: str = "multiclass") -> UncertaintyResult:
@@ -167,7 +184,7 @@ def _summarise(outputs: Tensor, task: str) -> UncertaintyResult:
     entropy_of = _entropy if task == "multiclass" else _binary_entropy
     entropy = entropy_of(samples.mean(0))
     # One opinion after the other: the logarithms of all at once would take as much memory as the samples do.
-    mean_entropy = torch.stack([entropy_of(opinion) for opinion in samples]).mean(0)
+    mean_entropy = _collect((entropy_of(opinion)[None] for opinion in samples), len(samples)).mean(0)
     information = (entropy - mean_entropy).clamp(min=0)  # rounding may push it below 0
     return UncertaintyResult(samples.mean(0), samples.var(0, correction=0), entropy, information, samples)
 

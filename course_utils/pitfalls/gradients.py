@@ -1,6 +1,7 @@
 """Clipping gradients without hiding that they were broken."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -68,14 +69,16 @@ def gradient_clipping(
 
 
 def _scale(gradients: list[Tensor], factor: float) -> None:
-    """Multiply all gradients in place: one call for each device, with a factor that lies there.
+    """Multiply all gradients in place: one call for all of a kind, with a factor of that kind.
 
     With a Python number, torch would make a tensor of it for each gradient again, which takes longer than the product.
     """
-    for device in {gradient.device for gradient in gradients}:
-        wide = torch.float32 if device.type == "mps" else torch.float64
-        here = [gradient for gradient in gradients if gradient.device == device]
-        torch._foreach_mul_(here, torch.tensor(factor, dtype=wide, device=device))
+    kinds = defaultdict(list)
+    for gradient in gradients:
+        kinds[gradient.device, gradient.dtype].append(gradient)
+    for (device, dtype), alike in kinds.items():
+        precise = torch.promote_types(dtype, torch.float32)  # a factor in half precision would have three digits
+        torch._foreach_mul_(alike, torch.tensor(factor, dtype=precise, device=device))
 
 
 def _parameters(model_or_parameters: nn.Module | Tensor | Iterable[Tensor]) -> list[Tensor]:

@@ -45,6 +45,18 @@ def test_a_slow_candidate_is_called_once(timing):
     assert len(times.ratios("slow", "ours")) == 3
 
 
+def test_a_round_of_several_calls_gives_the_seconds_of_one(timing):
+    clock, calls = [0.0], []
+
+    def work():
+        calls.append("ours")
+        clock[0] += 2.0
+
+    times = timing.take_turns({"ours": work}, rounds=2, calls=3, clock=lambda: clock[0])
+    assert times.seconds == {"ours": [2.0, 2.0]}
+    assert len(calls) == 1 + 2 * 3
+
+
 def test_ratios_are_taken_round_by_round(timing):
     times = timing.Timing({"a": [1.0, 6.0], "b": [2.0, 3.0], "once": [12.0]})
     assert times.ratios("a", "b") == [0.5, 2.0]
@@ -77,3 +89,13 @@ def test_a_report_says_what_was_missed(timing, tmp_path, monkeypatch, capsys):
     assert saved["processor"]
     assert [row["met"] for row in saved["rows"]] == [True, False, True]
     assert [saved["rows"][0][key] for key in ("median", "low", "high", "at_most")] == [0.2, 0.1, 0.3, 0.2]
+
+
+def test_a_comparison_has_a_row_for_each_target(timing, monkeypatch):
+    times = timing.Timing({"ours": [1.0, 2.0], "library": [2.0, 2.0], "loop": [10.0]})
+    monkeypatch.setattr(timing, "take_turns", lambda candidates, **_: times)
+    report = timing.Report("subject")
+    candidates = dict.fromkeys(("ours", "library", "loop"), list)
+    assert report.compare("work", candidates, at_most={"library": 0.8}, times_as_fast={"loop": 8}) is times
+    found = [(row["subject"], row["median"], row["met"]) for row in report.rows]
+    assert found == [("work", 1.5, True), ("work: ours / library", 0.75, True), ("work: loop / ours", 7.5, False)]

@@ -9,7 +9,6 @@ import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
-import torchmetrics.functional as tm
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +117,8 @@ class TestGreedyDecode:
             assert (decoded.tokens, decoded.text) == (None, None)
 
     def test_score_is_torchmetrics_perplexity(self):
+        import torchmetrics.functional as tm
+
         logits = random_normal(1, 9, 5, scale=2.0)
         (decoded,) = greedy_decode(logits)
         perplexity = tm.text.perplexity(logits, decoded.token_ids[None])
