@@ -159,20 +159,15 @@ class Evaluation(Result):
         return self.intervals["accuracy"]
 
     def risk_coverage(self) -> tuple[Tensor, Tensor]:
-        """Coverage and error (K,) if only predictions of at least some confidence are answered.
+        """Coverage and error (N,) if only the k most confident predictions are answered, for k = 1 … N.
 
-        One point for each of the K ≤ N different confidences, from the largest down. Equal ones, such as those that
-        round to 1, are answered together: nothing tells which of them to answer first.
+        Predictions of equal confidence, such as those that round to 1, are answered together, because nothing tells
+        which of them to answer first: they all have the coverage and the error of the last one.
         """
         confidence, order = self.probabilities.max(1).values.sort(descending=True)
         wrong = (self.predictions != self.target)[order].double().cumsum(0)
-        last = torch.nonzero(torch.cat([confidence[1:] < confidence[:-1], torch.ones(1, dtype=torch.bool)]))[:, 0]
-        answered = (last + 1).double()
-        return answered / len(wrong), wrong[last] / answered
-
-    def worst_first(self) -> Tensor:
-        """int64 (N,), the pictures in the order of the probability of their true class, the least one first."""
-        return self.probabilities.gather(1, self.target[:, None])[:, 0].argsort(stable=True)
+        answered = torch.searchsorted(-confidence, -confidence, right=True)  # (N,), with at least this confidence
+        return answered.double() / len(wrong), wrong[answered - 1] / answered
 
     def metrics(self) -> dict[str, Any]:
         """The figures without the pictures, ready for a JSON file."""
