@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_class_names, check_count, check_number, check_tensor, describe_value
-from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.foundation.probabilities import check_probabilities
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def plot_probabilities(
     """
     check_probabilities(probabilities, ndim=1)
     names = check_class_names(class_names, len(probabilities)) or [str(i) for i in range(len(probabilities))]
+    names = [literal(name) for name in names]
     figure, ax = axes_or_new(ax)
     values = probabilities.detach().cpu().float()
     best = int(values.argmax())
@@ -114,6 +115,7 @@ def plot_segmentation(
 
     check_probabilities(probabilities, ndim=3)
     names = check_class_names(class_names, len(probabilities)) or [f"class {c}" for c in range(len(probabilities))]
+    names = [literal(name) for name in names]
     if image.shape[-2:] != probabilities.shape[-2:]:
         sizes = f"{tuple(image.shape[-2:])} and {tuple(probabilities.shape[-2:])}"
         raise ValueError(f"image and probabilities must have the same height and width, but have {sizes}")

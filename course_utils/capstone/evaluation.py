@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,17 +16,20 @@ from course_utils.capstone.models import PictureClassifier, layout
 from course_utils.capstone.pictures import check_data, check_images, scaled
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import (
+    check_choice,
     check_class_names,
     check_count,
     check_labels,
+    check_logits,
     check_normalization,
     check_tensor,
     describe_value,
 )
-from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
+from course_utils.foundation.devices import full_precision
+from course_utils.foundation.evaluation import check_model, class_logits, output_tensor, reading, tensor_in
 from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.results import Result, short_table
-from course_utils.foundation.seeding import isolated_randomness, make_generator
+from course_utils.foundation.seeding import make_generator
 from course_utils.interpretation import interpret_classification_output
 from course_utils.optimization import TemperatureScaler, expected_calibration_error, temperature_scaling
 
@@ -40,6 +44,7 @@ def predict_logits(
     model: nn.Module,
     images: Tensor,
     *,
+    task: str = "multiclass",
     normalization: Normalization | None = None,
     batch_size: int = 250,
     amp: bool = False,
@@ -49,8 +54,11 @@ def predict_logits(
     Under torchrun every process must call it; each reads its share, and all get the whole.
 
     Args:
-        model: normalised pictures → logits (N, C).
-        images: uint8 (N, 3, H, W), which are normalised here, or floating point, which are taken as normalised.
+        model: normalised pictures → logits (N, C); for `task="binary"` one logit z a picture, (N, 1) or (N,), which
+            becomes two: 0 and z.
+        images: uint8 (N, 3, H, W), which are normalised here, or floating point, which are taken as normalised. If
+            they look like bare pixels, and the model knows how to normalise, a warning says so.
+        task: "multiclass" or "binary".
         normalization: (mean, std), each (3,), of uint8 pictures; None takes the model's own.
         batch_size: pictures in one pass.
         amp: compute in bfloat16 where it is safe (automatic mixed precision). With hardware for it, about twice as
@@ -63,40 +71,47 @@ def predict_logits(
         ValueError: uint8 pictures, and neither `normalization` nor a model that knows its own.
     """
     check_model(model)
+    check_choice(task, "task", ("multiclass", "binary"))
     check_count(batch_size, "batch_size")
     if not isinstance(amp, bool):
         raise TypeError(f"amp must be True or False, but is {describe_value(amp)}")
     check_tensor(images, "images", ndim=4, floating=None)
-    first = next(model.parameters(), torch.zeros(0))
+    first = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(0))
     device, dtype = first.device, first.dtype
     statistics = _statistics(model, images, normalization)
     index = share(torch.arange(len(images), device=images.device))
     parts = []
-    with evaluation_mode(model), isolated_randomness(0):
+    with reading(model) as model:
         for batch in index.split(batch_size):
             x = images[batch].to(device)
-            x = scaled(x, *(value.to(device) for value in statistics)).to(dtype) if statistics else x
+            x = scaled(x, *(value.to(device) for value in statistics)) if statistics else x
+            x = x.to(dtype, copy=True, memory_format=layout(model))  # a layer may write to it
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                parts.append(output_tensor(model(x.contiguous(memory_format=layout(model)))))
-    logits = torch.cat(parts)
-    logits = logits.float() if logits.element_size() < 4 else logits
-    if logits.ndim != 2 or len(logits) != len(index) or logits.shape[1] < 2:
-        raise ValueError(f"the model must return logits (N, C) with C ≥ 2, but returned {describe_value(logits)}")
-    return check_tensor(gathered(logits, index.to(device), len(images)), "the model's logits")
+                parts.append(output_tensor(model(x)))
+    logits = full_precision(torch.cat(parts))
+    return class_logits(gathered(logits, index.to(device), len(images)), task=task, n=len(images))
 
 
 def _statistics(model: nn.Module, images: Tensor, normalization: Normalization | None) -> Normalization | None:
     """Mean and standard deviation for uint8 pictures; None for pictures that are normalised already."""
+    known = [(part.mean, part.std) for part in model.modules() if isinstance(part, PictureClassifier)]
+    knows = bool(known) and bool(known[0][1].all())
     if images.is_floating_point():
         if normalization is not None:
             raise ValueError("floating-point images are taken as normalised; pass uint8 images, or no normalization")
+        low, high = map(float, images.detach().aminmax())
+        if knows and low >= 0 and high > 0:  # of a normalised picture, what is darker than the mean is negative
+            warnings.warn(
+                f"floating-point images are taken as normalised, but these range from {low:.3g} to {high:.3g} and "
+                "look like bare pixels; pass them as uint8, or model.normalize(pictures as uint8)",
+                stacklevel=4,
+            )
         return None
     check_images(images)
     if normalization is not None:
         mean, std = check_normalization(normalization, channels=3)
         return mean.float(), std.float()
-    known = [(part.mean, part.std) for part in model.modules() if isinstance(part, PictureClassifier)]
-    if not known or not known[0][1].all():
+    if not knows:
         raise ValueError(
             "uint8 images must be normalised as in training, and this model does not know how; pass "
             "normalization=(data.mean, data.std)"
@@ -117,6 +132,7 @@ class Evaluation(Result):
             precision 0.
         confusion_matrix: int64 (C, C), rows true classes, columns predictions.
         predictions: int64 (N,). probabilities: (N, C). target: int64 (N,).
+        logits: (N, C), in float32 or better: what predictions and ranks are taken from.
         class_names: C names.
     """
 
@@ -133,6 +149,7 @@ class Evaluation(Result):
     probabilities: Tensor
     target: Tensor
     class_names: tuple[str, ...]
+    logits: Tensor
 
     per_sample: ClassVar = ("predictions", "target", "probabilities")
 
@@ -142,15 +159,15 @@ class Evaluation(Result):
         return self.intervals["accuracy"]
 
     def risk_coverage(self) -> tuple[Tensor, Tensor]:
-        """Coverage and error (N,) if only the k most confident predictions are answered, for k = 1 … N."""
-        order = self.probabilities.max(1).values.argsort(descending=True, stable=True)
-        wrong = (self.predictions != self.target)[order].double()
-        answered = torch.arange(1, len(wrong) + 1, dtype=torch.float64)
-        return answered / len(wrong), wrong.cumsum(0) / answered
+        """Coverage and error (N,) if only the k most confident predictions are answered, for k = 1 … N.
 
-    def worst_first(self) -> Tensor:
-        """int64 (N,), the pictures in the order of the probability of their true class, the least one first."""
-        return self.probabilities.gather(1, self.target[:, None])[:, 0].argsort(stable=True)
+        Predictions of equal confidence, such as those that round to 1, are answered together, because nothing tells
+        which of them to answer first: they all have the coverage and the error of the last one.
+        """
+        confidence, order = self.probabilities.max(1).values.sort(descending=True)
+        wrong = (self.predictions != self.target)[order].double().cumsum(0)
+        answered = torch.searchsorted(-confidence, -confidence, right=True)  # (N,), with at least this confidence
+        return answered.double() / len(wrong), wrong[answered - 1] / answered
 
     def metrics(self) -> dict[str, Any]:
         """The figures without the pictures, ready for a JSON file."""
@@ -175,6 +192,7 @@ def evaluate_model(
     target: Tensor,
     class_names: Sequence[str] | None = None,
     *,
+    task: str = "multiclass",
     normalization: Normalization | None = None,
     batch_size: int = 250,
     amp: bool = False,
@@ -182,16 +200,18 @@ def evaluate_model(
     """Run a classifier over pictures in evaluation mode, and measure it.
 
     Args:
-        model, images, normalization, batch_size, amp: as in `predict_logits`.
-        target: int64 (N,), true classes.
+        model, images, task, normalization, batch_size, amp: as in `predict_logits`.
+        target: (N,) true classes, a tensor, a list or an array.
         class_names: C names; None numbers the classes.
     """
-    logits = predict_logits(model, images, normalization=normalization, batch_size=batch_size, amp=amp)
+    logits = predict_logits(model, images, task=task, normalization=normalization, batch_size=batch_size, amp=amp)
     return evaluate_logits(logits, target, class_names)
 
 
 def evaluate_logits(logits: Tensor, target: Tensor, class_names: Sequence[str] | None = None) -> Evaluation:
     """Measure logits (N, C) against true classes (N,): `evaluate_model` for outputs that were kept.
+
+    −inf is a masked class; the nll is infinite if a true class is masked.
 
     >>> evaluate_logits(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0, 1])).accuracy
     0.6666666666666666
@@ -199,12 +219,16 @@ def evaluate_logits(logits: Tensor, target: Tensor, class_names: Sequence[str] |
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
 
-    check_tensor(logits, "logits", ndim=2)
+    logits = check_tensor(tensor_in(logits), "logits", ndim=2, finite=False)
+    logits = check_logits(full_precision(logits.detach()), class_dim=1).cpu()
     n, c = logits.shape
-    check_labels(target, "target", num_samples=n, num_classes=c)
+    if c < 2:
+        raise ValueError(
+            f"logits must be (N, C) with C ≥ 2, but are {describe_value(logits)}; one logit z a sample becomes two "
+            "columns, 0 and z"
+        )
+    target = check_labels(target, "target", num_samples=n, num_classes=c).long().cpu()
     names = check_class_names(class_names, c) or tuple(map(str, range(c)))
-    logits, target = logits.detach().cpu(), target.long().cpu()
-    logits = logits.float() if logits.element_size() < 4 else logits
     probabilities = logits.softmax(1)
     predictions = logits.argmax(1)
     confusion = torch.bincount(target * c + predictions, minlength=c * c).reshape(c, c)
@@ -215,7 +239,7 @@ def evaluate_logits(logits: Tensor, target: Tensor, class_names: Sequence[str] |
     return Evaluation(
         **point,
         intervals={"accuracy": wilson_interval(right, n)} | _bootstrap_intervals(confusion),
-        nll=float(F.cross_entropy(logits, target)),
+        nll=float(F.cross_entropy(logits.double(), target)),
         ece=expected_calibration_error(probabilities, target),
         per_class=per_class,
         confusion_matrix=confusion,
@@ -223,6 +247,7 @@ def evaluate_logits(logits: Tensor, target: Tensor, class_names: Sequence[str] |
         probabilities=probabilities,
         target=target,
         class_names=names,
+        logits=logits,
     )
 
 
@@ -297,12 +322,12 @@ class PictureReadings(Result):
 
 def readings_of(evaluation: Evaluation, index: Tensor) -> PictureReadings:
     """What an evaluated model said about a few of its pictures, int64 (M,), without asking it again."""
-    probabilities = evaluation.probabilities[index]
-    labels = evaluation.predictions[index]
-    best = probabilities.topk(min(3, probabilities.shape[1]))
-    confidence = best.values[:, 0]
-    target, names = evaluation.target[index], evaluation.class_names
-    return PictureReadings(index, target, labels, confidence, best.indices, best.values, names)
+    return _readings(index, evaluation.target[index], evaluation.logits[index], evaluation.class_names)
+
+
+def _readings(index: Tensor, target: Tensor, logits: Tensor, names: tuple[str, ...]) -> PictureReadings:
+    read = interpret_classification_output(logits, names, top_k=min(3, len(names)))
+    return PictureReadings(index, target, read.labels, read.confidence, read.topk_labels, read.topk_confidence, names)
 
 
 def interpret_model_outputs(
@@ -314,13 +339,14 @@ def interpret_model_outputs(
     num_samples: int = 6,
     worst_first: bool = False,
     seed: int | None = 0,
+    task: str = "multiclass",
     normalization: Normalization | None = None,
 ) -> PictureReadings:
     """What the model says about a few pictures: its three most probable classes, with their probabilities.
 
     Args:
-        model, images, normalization: as in `predict_logits`.
-        target: int64 (N,), true classes.
+        model, images, task, normalization: as in `predict_logits`.
+        target: (N,) true classes, a tensor, a list or an array.
         class_names: C names; None numbers the classes.
         num_samples: how many pictures; all, if there are fewer.
         worst_first: the pictures whose true class got the least probability, worst first; otherwise a random choice.
@@ -331,17 +357,14 @@ def interpret_model_outputs(
     # The worst ones are known only when all were read; of a random choice no others need to be.
     everything = torch.arange(len(images))
     chosen = everything if worst_first else torch.randperm(len(images), generator=make_generator(seed))[:num_samples]
-    logits = predict_logits(model, images[chosen.to(images.device)], normalization=normalization).cpu()
+    logits = predict_logits(model, images[chosen.to(images.device)], task=task, normalization=normalization).cpu()
     target = check_labels(target, "target", num_samples=len(images), num_classes=logits.shape[1]).long().cpu()
     names = check_class_names(class_names, logits.shape[1]) or tuple(map(str, range(logits.shape[1])))
     if worst_first:
         loss = F.cross_entropy(logits, target, reduction="none")
         chosen = loss.argsort(descending=True, stable=True)[:num_samples]
         logits = logits[chosen]
-    read = interpret_classification_output(logits, names, top_k=min(3, len(names)))
-    return PictureReadings(
-        chosen, target[chosen], read.labels, read.confidence, read.topk_labels, read.topk_confidence, names
-    )
+    return _readings(chosen, target[chosen], logits, names)
 
 
 class FlipAverage(nn.Module):

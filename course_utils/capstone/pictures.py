@@ -61,7 +61,7 @@ class Augmentation:
         check_count(padding, "padding", minimum=0)
         shift_generator = make_generator(derived_seed(seed, "shift", epoch))
         shifts = torch.randint(0, 2 * padding + 1, (2, n), generator=shift_generator)
-        coin = torch.rand(n, generator=make_generator(derived_seed(seed, "flip"))) < 0.5
+        coin = torch.rand(n, dtype=torch.float32, generator=make_generator(derived_seed(seed, "flip"))) < 0.5
         return Augmentation(shifts[0], shifts[1], coin ^ (epoch % 2 == 1), padding)
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:

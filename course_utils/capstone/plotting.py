@@ -22,6 +22,7 @@ from course_utils.foundation.plotting import (
     course_style,
     draw_confusion,
     finish,
+    literal,
     new_figure,
 )
 from course_utils.optimization import plot_reliability, reliability_diagram
@@ -48,7 +49,7 @@ def plot_readings(readings: PictureReadings, images: Tensor) -> Figure:
     if int(readings.index.max()) >= len(images):
         raise ValueError(f"readings are about picture {int(readings.index.max())}, but images has {len(images)}")
     rows = zip(readings.target.tolist(), readings.labels.tolist(), readings.confidence.tolist(), strict=True)
-    names = readings.class_names
+    names = [literal(name) for name in readings.class_names]
     titles = [
         f"{names[true]}\n{'✓' if said == true else '✗'} {names[said]} {confidence:.0%}"
         for true, said, confidence in rows
@@ -127,7 +128,7 @@ def plot_metrics(evaluation: Evaluation, *, ax: Axes | None = None) -> Figure:
         rows = [row + 0.16 * (1 - 2 * j) for row, _ in drawn]
         ax.errorbar(shares, rows, xerr=bars, fmt=MARKERS[j], color=PALETTE[j], capsize=2, label=name)
     ax.axvline(evaluation.accuracy, color="black", linestyle="--", linewidth=1, label="accuracy")
-    ax.set_yticks(range(len(order)), [evaluation.class_names[k] for k in order])
+    ax.set_yticks(range(len(order)), [literal(evaluation.class_names[k]) for k in order])
     ax.set(xlabel="share, with 95 % interval", xlim=(None, 1.005))
     ax.locator_params(axis="x", nbins=6)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

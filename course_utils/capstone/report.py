@@ -29,7 +29,7 @@ from course_utils.data import ImageData
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.files import write_atomically
 from course_utils.foundation.html import render
-from course_utils.foundation.plotting import figure_png
+from course_utils.foundation.plotting import figure_png, literal
 from course_utils.optimization import plot_risk_coverage
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def write_report(
     Raises:
         FileExistsError: the folder holds a report.
     """
-    check_model(model)
+    model = check_model(model)
     check_data(data)
     folder = Path(folder)
     if (folder / "metrics.json").exists():
@@ -146,7 +146,7 @@ def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, pic
     x = normalize(data.test.images[index], data.mean, data.std).to(device)
     said = predictions[index].to(device)
     shown = data.test.images[index] / 255
-    names = [f"{'✓' if right[i] else '✗'} {data.class_names[predictions[i]]}" for i in index.tolist()]
+    names = [f"{'✓' if right[i] else '✗'} {literal(data.class_names[predictions[i]])}" for i in index.tolist()]
     attributions = integrated_gradients(model, x, said)  # the baseline 0 is the mean colour of normalised pictures
     figures = {"integrated_gradients": visualize_attributions(shown, attributions.cpu(), titles=names)}
     if isinstance(model, PictureClassifier):

@@ -63,7 +63,7 @@ def measure_robustness(
         num_samples: how many test pictures, drawn at random; None for all.
         seed: of that choice and of the attack's random starts.
     """
-    check_model(model)
+    model = check_model(model)
     check_data(data)
     check_count(steps, "steps")
     strengths = [eps] if isinstance(eps, (int, float)) else eps

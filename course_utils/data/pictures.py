@@ -77,7 +77,7 @@ def generate_pictures(
     images = background + _texture(num_pictures, size, generator)
     images = torch.where(shape[:, None], foreground + _texture(num_pictures, size, generator), images)
     images = torch.where(occluder[:, None], bar, images)
-    images += 0.05 * torch.randn(images.shape, generator=generator)
+    images += 0.05 * torch.randn(images.shape, dtype=torch.float32, generator=generator)
     return Pictures(
         images=(images.clamp(0, 1) * 255).round().to(torch.uint8),
         target=target,
@@ -144,7 +144,9 @@ def generate_scenes(
     classes = _check_classes(classes)
     generator = make_generator(seed)
     counts = torch.randint(1, max_objects + 1, (num_scenes,), generator=generator)
-    squares = torch.rand((num_scenes, 9), generator=generator).argsort(1)  # a random order of the grid's squares
+    squares = torch.rand((num_scenes, 9), dtype=torch.float32, generator=generator).argsort(
+        1
+    )  # a random order of the grid's squares
 
     background, _, _ = _contrasting_colours(num_scenes, generator)
     images = background + _texture(num_scenes, size, generator)
@@ -164,7 +166,7 @@ def generate_scenes(
         shapes = [lower & ~shape for lower in shapes]  # what is drawn later hides what was there
         shapes.append(shape)
         labels.append(target)
-    images += 0.04 * torch.randn(images.shape, generator=generator)
+    images += 0.04 * torch.randn(images.shape, dtype=torch.float32, generator=generator)
     masks, labels = torch.stack(shapes, 1), torch.stack(labels, 1)  # (N, M, H, W), (N, M)
     visible = masks.flatten(2).sum(2) >= 12  # a shape of which less is seen does not count as an object
     return Scenes(
@@ -205,7 +207,8 @@ def _draw(classes: tuple[str, ...], target: Tensor, u: Tensor, v: Tensor) -> Ten
 
 
 def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator)
+    # The dtype is named everywhere: with another default, the same seed would draw other numbers.
+    return low + (high - low) * torch.rand(shape, dtype=torch.float32, generator=generator)
 
 
 def _shape_coordinates(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -222,7 +225,7 @@ def _shape_frame(
     size: int, cx: Tensor, cy: Tensor, radius: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Each pixel's position in its shape's own, slightly turned frame, where the shape fills about [−1, 1]²."""
-    axis = torch.arange(size) + 0.5
+    axis = torch.arange(size, dtype=torch.float32) + 0.5
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     angle = _uniform(-math.pi / 5, math.pi / 5, radius.shape, generator)
     dx, dy = (x - cx) / radius, (y - cy) / radius
@@ -234,7 +237,7 @@ def _occluding_bars(u: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
     n = len(u)
     angle = _uniform(0, math.pi, (n, 1, 1), generator)
     offset = _uniform(-0.6, 0.6, (n, 1, 1), generator)
-    occluded = torch.rand((n, 1, 1), generator=generator) < 0.3
+    occluded = torch.rand((n, 1, 1), dtype=torch.float32, generator=generator) < 0.3
     return occluded & ((u * angle.cos() + v * angle.sin() - offset).abs() < 0.15)
 
 

@@ -33,6 +33,15 @@ def choose_device(preference: str = "auto") -> torch.device:
     return torch.device(preference)
 
 
+def full_precision(values: Tensor) -> Tensor:
+    """The values in float32 or better. Half precision becomes float32, exactly; what is computed next keeps its digits.
+
+    In half precision a softmax has ties where the logits have none, and sums and sizes overflow or lose their last
+    digits. Everything that decides, ranks or adds up goes through here first.
+    """
+    return values.float() if values.is_floating_point() and values.element_size() < 4 else values
+
+
 def in_double(values: Tensor) -> Tensor:
     """The values in float64 or complex128, on the CPU where the device has none (Apple's MPS)."""
     values = values.cpu() if values.device.type == "mps" else values

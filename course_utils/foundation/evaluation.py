@@ -11,6 +11,7 @@ from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_logits, describe_value
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs, num_samples
 from course_utils.foundation.seeding import isolated_randomness
 
@@ -219,8 +220,7 @@ def classifier_logits(
 
 def class_logits(outputs: Tensor, *, task: str, n: int | None = None) -> Tensor:
     """A model's raw outputs as logits (N, C), C ≥ 2, in float32 or better; see `classifier_logits`."""
-    if outputs.is_floating_point() and outputs.element_size() < 4:
-        outputs = outputs.float()  # exact, and softmax, sums and comparisons of logits are then too
+    outputs = full_precision(outputs)
     n = len(outputs) if n is None and outputs.ndim else n
     if task == "binary":
         if outputs.shape not in ((n,), (n, 1)):
@@ -243,12 +243,21 @@ def output_tensor(output: Any) -> Tensor:
     Raises:
         TypeError: any other tuple, dict or object; the message names what came.
     """
-    if isinstance(output, Tensor):
-        return output
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
+    tensor = tensor_in(output)
+    if isinstance(tensor, Tensor):
+        return tensor
     raise TypeError(
         "the model must return a tensor, an object with .logits or a dict with 'logits', but returned "
         f"{describe_value(output)}; wrap it in a module that picks the tensor you mean"
     )
+
+
+def tensor_in(output: Any) -> Any:
+    """A model's output as a caller hands it on: its `.logits` or entry "logits" if it has one, and else itself.
+
+    For functions that read outputs: whatever is no tensor afterwards is refused by their own checks.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    return logits if isinstance(logits, Tensor) else output

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from course_utils.foundation.arguments import check_choice
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
     from torch import Tensor
 
 # Okabe & Ito (2008), "Color Universal Design", in an order whose first four also differ clearly in grey.
@@ -141,6 +142,29 @@ def new_figure(
     return figure, list(axes.flat)
 
 
+def literal(name: str) -> str:
+    r"""A name from data as matplotlib shall show it: between two `$` it would read a formula.
+
+    Titles and labels that a caller writes may hold formulas on purpose; see `finish` for those that do not parse.
+
+    >>> print(literal("US$ and A$"))
+    US\$ and A\$
+    """
+    return name.replace("$", r"\$")
+
+
+def _show_broken_formulas_as_text(texts: Iterable[Text]) -> None:
+    """A `$` in someone's text need not begin a formula; one that cannot be parsed would stop the whole figure."""
+    from matplotlib.mathtext import MathTextParser
+
+    for text in texts:
+        if text.get_text().count("$") > 1 and text.get_parse_math():
+            try:
+                MathTextParser("agg").parse(text.get_text())
+            except ValueError:
+                text.set_parse_math(False)
+
+
 def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (6.0, 3.6)) -> tuple[Figure, Axes]:
     """The caller's axes with their figure, or a new figure with one axes."""
     if ax is not None:
@@ -150,11 +174,16 @@ def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (6.0, 3.6)) -> t
 
 
 def finish(figure: Figure, save_path: str | os.PathLike | None = None) -> Figure:
-    """Last step of a plotting function: warn of text that no font can show, save if asked, hand the figure back."""
+    """Last step of a plotting function: see to texts that cannot be shown, save if asked, hand the figure back.
+
+    A formula that does not parse is shown as the text it is; characters that no font has are warned of.
+    """
     from matplotlib.text import Text
 
     tick_labels = [label for ax in figure.axes for label in ax.get_xticklabels() + ax.get_yticklabels()]
-    if find_cjk_font() is None and any(_CJK.search(text.get_text()) for text in figure.findobj(Text) + tick_labels):
+    texts = figure.findobj(Text) + tick_labels
+    _show_broken_formulas_as_text(texts)
+    if find_cjk_font() is None and any(_CJK.search(text.get_text()) for text in texts):
         warnings.warn(
             "This figure has Chinese, Japanese or Korean text, but no font for it was found, so it shows empty boxes. "
             "Install one, for example Noto Sans CJK SC, and restart the kernel.",
@@ -256,7 +285,8 @@ def draw_confusion(
     every = -(-c // _MOST_CLASSES_WITH_TEXTS)
     figure, ax = axes_or_new(ax, size=size if readable else (9.6, 8.0))
     options = {"annot": texts, "fmt": "", "cbar": False} if readable else {"cbar_kws": {"label": unit}}
-    table = pd.DataFrame(values.numpy(), index=class_names, columns=class_names)
+    names = [literal(name) for name in class_names]
+    table = pd.DataFrame(values.numpy(), index=names, columns=names)
     seaborn.heatmap(table, cmap=cmap, ax=ax, xticklabels=every, yticklabels=every, **options, **heatmap_options)
     ax.set(xlabel="predicted", ylabel="true")
     return figure, ax

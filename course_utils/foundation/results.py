@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex
 
 import torch
 from torch import Tensor
+
+from course_utils.foundation.arguments import describe_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +28,14 @@ class Result:
         return len(getattr(self, self.per_sample[0]))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if isinstance(index, slice):
-            raise TypeError(f"index one sample at a time, or slice the fields: result.{self.per_sample[0]}[{index}]")
+        if not isinstance(index, SupportsIndex):
+            raise TypeError(
+                "index one sample at a time, result[i], or slice the fields, such as "
+                f"result.{self.per_sample[0]}[:10]; the index is {describe_value(index)}"
+            )
         index = range(len(self))[index]  # IndexError out of range; negative indices count from the end
-        return {name: plain(getattr(self, name)[index]) for name in self.per_sample}
+        fields = {name: getattr(self, name) for name in self.per_sample}
+        return {name: plain(values[index]) for name, values in fields.items() if values is not None}
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample. A field with several values a sample becomes several columns, `name_0`, `name_1`, …"""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import check_count, check_number, check_tensor, describe_value
-from course_utils.foundation.evaluation import evaluation_mode, output_tensor
+from course_utils.foundation.arguments import check_count, check_logits, check_number, check_tensor, describe_value
+from course_utils.foundation.devices import full_precision, in_double
+from course_utils.foundation.evaluation import check_model, output_tensor, reading, tensor_in
 
 Vocabulary = Sequence[str] | Mapping[int, str]
+EndTokens = int | Sequence[int] | None
 
 
 class SimpleLanguageModel(nn.Module):
@@ -42,7 +44,8 @@ class SimpleLanguageModel(nn.Module):
     def advance(self, token_ids: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple]:
         """Read more tokens (N, T) from a state; return the logits after the last one, (N, V), and the new state.
 
-        The state's tensors have the samples in dim 1. `beam_search_decode` uses this to read each token once.
+        The state's tensors have the samples in dim 1; they may be nested in tuples, lists and dicts, or be a single
+        one, as of a GRU. `beam_search_decode` uses this to read each token once.
         """
         hidden, state = self.lstm(self.embedding(token_ids), state)
         return self.output(hidden[:, -1]), state
@@ -81,43 +84,46 @@ class Hypothesis:
 
 
 def greedy_decode(
-    logits: Tensor, *, batch_first: bool = True, vocab: Vocabulary | None = None, eos_token_id: int | None = None
+    logits: Tensor, *, batch_first: bool = True, vocab: Vocabulary | None = None, eos_token_id: EndTokens = None
 ) -> list[DecodedSequence]:
-    """Read the best token at each position of given logits.
+    """Read the best token at each position of given logits; this generates nothing.
 
-    This is no generation: the model saw its input, not these choices. To generate, feed tokens back, as
-    `beam_search_decode(…, num_beams=1)` does.
+    The model saw its input, not these choices. To generate, feed tokens back, as
+    `beam_search_decode(…, num_beams=1)` does. Half precision is read in float32, so that no two tokens are equal which
+    the logits tell apart; among equal logits the first token is taken.
 
     Args:
-        logits: floating point, finite, (N, T, V); (T, N, V) with `batch_first=False`. The layout is never guessed.
+        logits: floating point, (N, T, V); (T, N, V) with `batch_first=False`. The layout is never guessed. Or a model's
+            output that holds them as `.logits` or under "logits". −inf is a token that is not allowed.
         batch_first: is the batch in dim 0?
         vocab: id → string, a sequence or a mapping.
-        eos_token_id: the end token; a sequence is cut after its first one.
+        eos_token_id: the end token, or several; a sequence is cut after its first one.
 
     Raises:
-        TypeError, ValueError: a wrong shape, values that are not finite, an end token outside the vocabulary.
+        TypeError, ValueError: a wrong shape, NaN or +inf, only −inf at a position, an end token outside the vocabulary.
 
     >>> greedy_decode(torch.tensor([[[0.0, 5.0], [5.0, 0.0]]]), vocab="ab")[0].text
     'ba'
     """
-    check_tensor(logits, "logits", ndim=3)
-    _check_token(eos_token_id, logits.shape[2])
+    logits = check_tensor(tensor_in(logits), "logits", ndim=3, finite=False)
+    logits = check_logits(full_precision(logits.detach()), class_dim=2)
+    ends = _end_tokens(eos_token_id, logits.shape[2])
+    _check_vocabulary(vocab)
     if not batch_first:
         logits = logits.transpose(0, 1)
-    best, token_ids = logits.detach().log_softmax(dim=-1).max(dim=-1)  # (N, T) each
-    lengths = _lengths(token_ids, eos_token_id)  # (N,)
+    best, token_ids = logits.max(dim=-1)  # (N, T) each
+    log_probabilities = best - logits.logsumexp(dim=-1)
+    lengths = _lengths(token_ids, ends)  # (N,)
     kept = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths[:, None]
-    scores = torch.where(kept, best, 0).sum(1)
+    scores = in_double(torch.where(kept, log_probabilities, 0)).sum(1)
     rows = zip(token_ids, lengths.tolist(), scores.tolist(), strict=True)
     return [DecodedSequence(ids[:length], score, *_as_text(ids[:length], vocab)) for ids, length, score in rows]
 
 
-def _lengths(token_ids: Tensor, eos_token_id: int | None) -> Tensor:
+def _lengths(token_ids: Tensor, ends: list[int]) -> Tensor:
     """How many tokens of each row (N, T) to keep: up to and with the first end token."""
     time = token_ids.shape[1]
-    if eos_token_id is None:
-        return torch.full((len(token_ids),), time, device=token_ids.device)
-    is_end = token_ids == eos_token_id
+    is_end = _is_one_of(token_ids, ends)
     return torch.where(is_end.any(1), is_end.to(torch.uint8).argmax(1) + 1, time)
 
 
@@ -129,7 +135,8 @@ def beam_search_decode(
     num_beams: int = 5,
     max_new_tokens: int = 50,
     length_penalty: float = 1.0,
-    eos_token_id: int | None = None,
+    eos_token_id: EndTokens = None,
+    attention_mask: Tensor | None = None,
     num_return_sequences: int | None = None,
     vocab: Vocabulary | None = None,
 ) -> list[list[Hypothesis]]:
@@ -145,12 +152,15 @@ def beam_search_decode(
     Args:
         model: `model(token_ids)` returns logits (N, T, V), or an object with `.logits`. A model with a method
             `advance(token_ids, state)`, such as SimpleLanguageModel, reads each token once; any other one gets the
-            whole prefix in every step. It runs in evaluation mode, all beams of all prompts in one call.
+            whole prefix in every step. It runs in evaluation mode, all beams of all prompts of one length in one call.
         prompt: int64 (N, T), or (T,) for one prompt; never empty.
+        attention_mask: (N, T), 1 for the prompts' own tokens and 0 for padding, at either end, as tokenizers return
+            it. The padding is taken away before the model reads anything, so a padded prompt has the continuations
+            of the unpadded one, with any model. None: every token is read, padding too.
         num_beams: may exceed V.
         max_new_tokens: 0 returns empty continuations with score 0.
         length_penalty: 0 compares sums, 1 means; larger favours longer continuations. In [-10, 10].
-        eos_token_id: the end token; None never ends early.
+        eos_token_id: the end token, or several; None never ends early.
         num_return_sequences: how many continuations of each prompt, at most num_beams; None is num_beams.
         vocab: id → string, a sequence or a mapping.
 
@@ -158,7 +168,8 @@ def beam_search_decode(
         For each prompt a list of Hypothesis, best first; fewer than asked for where there are not so many.
 
     Raises:
-        TypeError, ValueError: an empty or floating point prompt, counts out of range, logits of a wrong shape.
+        TypeError, ValueError: an empty or floating point prompt, counts out of range, logits of a wrong shape, a mask
+            with holes, more tokens than the model has positions for.
 
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch...>
@@ -166,8 +177,16 @@ def beam_search_decode(
     >>> len(found), len(found[0]), len(found[0][0].token_ids)
     (1, 3, 4)
     """
+    check_model(model)
+    if isinstance(prompt, Mapping) and "input_ids" in prompt:
+        raise TypeError(
+            "prompt must be a torch.Tensor, but is a tokenizer's output; pass prompt=batch['input_ids'] and "
+            "attention_mask=batch['attention_mask']"
+        )
     prompt = check_tensor(prompt, "prompt", ndim=(1, 2), floating=False)
     prompt = prompt.long().reshape(-1, prompt.shape[-1])  # (N, T)
+    mask = _check_mask(attention_mask, prompt)
+    _check_vocabulary(vocab)
     check_count(num_beams, "num_beams")
     check_count(max_new_tokens, "max_new_tokens", minimum=0)
     if abs(check_number(length_penalty, "length_penalty")) > 10:  # length**penalty must not overflow
@@ -179,16 +198,45 @@ def beam_search_decode(
         empty = prompt.new_empty(0)
         return [[Hypothesis(empty, 0.0, *_as_text(empty, vocab))] for _ in prompt]
 
-    with evaluation_mode(model):
-        reader = _Reader(model, prompt)
-        pool = _search(reader, len(prompt), num_beams, max_new_tokens, length_penalty, eos_token_id)
-    return [pool.hypotheses(n, wanted, vocab) for n in range(len(prompt))]
+    found: list[list[Hypothesis]] = [[] for _ in prompt]
+    lengths = mask.sum(1)
+    with reading(model) as model:
+        for length in lengths.unique().tolist():  # prompts of one length go through the model together
+            rows = torch.nonzero(lengths == length)[:, 0]
+            alike = prompt[rows][mask[rows]].reshape(len(rows), length)
+            pool = _search(_Reader(model, alike), len(rows), num_beams, max_new_tokens, length_penalty, eos_token_id)
+            for place, row in enumerate(rows.tolist()):
+                found[row] = pool.hypotheses(place, wanted, vocab)
+    return found
 
 
-def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty: float, eos: int | None) -> _Pool:
+def _check_mask(attention_mask: Any, prompt: Tensor) -> Tensor:
+    """Which tokens of the prompts (N, T) are their own, bool (N, T); all without a mask."""
+    if attention_mask is None:
+        return torch.ones_like(prompt, dtype=torch.bool)
+    mask = check_tensor(attention_mask, "attention_mask", ndim=(1, 2), floating=None).to(prompt.device)
+    mask = mask.reshape(-1, mask.shape[-1])
+    if mask.shape != prompt.shape:
+        raise ValueError(
+            f"attention_mask must have the prompts' shape {tuple(prompt.shape)}, but has {tuple(mask.shape)}"
+        )
+    if ((mask != 0) & (mask != 1)).any():
+        raise ValueError("attention_mask must hold 1 for tokens and 0 for padding, and nothing else")
+    mask = mask.bool()
+    if not mask.any(1).all():
+        raise ValueError(f"attention_mask leaves nothing of prompt {int(mask.any(1).long().argmin())}, all is padding")
+    begins = mask[:, 0].long() + (mask[:, 1:] & ~mask[:, :-1]).sum(1)  # (N,), stretches of tokens
+    if (begins > 1).any():
+        raise ValueError(
+            f"attention_mask must have its padding at the ends, but prompt {int(begins.argmax())} has some in between"
+        )
+    return mask
+
+
+def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty: float, eos: EndTokens) -> _Pool:
     log_probabilities = reader.first()  # (N, V)
     vocab_size, device = log_probabilities.shape[1], log_probabilities.device
-    _check_token(eos, vocab_size)
+    end_tokens = _end_tokens(eos, vocab_size)
     pool = _Pool(n, k, max_new_tokens, log_probabilities)
     # One living prefix for each prompt, the empty one; the other places are dead, with a sum of −inf.
     sums = log_probabilities.new_full((n, k), -torch.inf)
@@ -203,7 +251,7 @@ def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty
         top_sums, flat = (sums[:, :, None] + log_probabilities).reshape(n, -1).topk(count, dim=1)
         beam, token = flat // vocab_size, flat % vocab_size  # (N, count)
         extended = torch.cat([tokens.gather(1, beam[:, :, None].expand(-1, -1, length - 1)), token[:, :, None]], 2)
-        ends = token == eos if eos is not None else torch.zeros_like(token, dtype=torch.bool)
+        ends = _is_one_of(token, end_tokens)
 
         finished = ends & (torch.arange(count, device=device) < k) & ~done[:, None]
         pool.add(extended, torch.where(finished, top_sums, -torch.inf), length, length_penalty)
@@ -234,37 +282,51 @@ class _Reader:
     """Feeds prefixes to a model and returns log-probabilities of the next token, with or without a cached state."""
 
     def __init__(self, model: nn.Module, prompt: Tensor) -> None:
-        self.model, self.prompt, self.state = model, prompt, None
+        self.model, self.prompt, self.state, self.length = model, prompt, None, 0
         self.cached = callable(getattr(model, "advance", None))
 
     def _log_probabilities(self, token_ids: Tensor) -> Tensor:
         if self.cached:
-            logits, self.state = self.model.advance(token_ids, self.state)
+            logits, self.state = self._call(self.model.advance, token_ids, self.state)
             if logits.ndim != 2 or len(logits) != len(token_ids):
                 wanted = f"logits (N, V) with N = {len(token_ids)}"
                 raise ValueError(f"advance must return {wanted}, but returned {describe_value(logits)}")
         else:
-            logits = output_tensor(self.model(token_ids))
+            logits = output_tensor(self._call(self.model, token_ids))
             if logits.ndim != 3 or logits.shape[:2] != token_ids.shape:
                 raise ValueError(
                     f"the model must return logits (N, T, V) with (N, T) = {tuple(token_ids.shape)}, "
                     f"but returned {describe_value(logits)}"
                 )
             logits = logits[:, -1]
-        log_probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+        log_probabilities = full_precision(logits).log_softmax(-1)
         if torch.isnan(log_probabilities).any():  # also from +inf, and from a row of −inf only
             raise ValueError("the model's logits hold NaN, +inf or only −inf values")
         return log_probabilities
 
     def first(self) -> Tensor:
         """(N, V) after the prompt."""
-        try:
-            log_probabilities = self._log_probabilities(self.prompt)
-        except IndexError as error:
-            low, high = int(self.prompt.min()), int(self.prompt.max())
-            raise ValueError(f"prompt has token ids from {low} to {high}, which the model cannot look up") from error
+        log_probabilities = self._log_probabilities(self.prompt)
         self.beams = 1
         return log_probabilities
+
+    def _call(self, read: Callable, token_ids: Tensor, *state: Any) -> Any:
+        """Let the model read, and say what it read if it cannot: its own error rarely does."""
+        self.length = token_ids.shape[1] + (self.length if state else 0)
+        try:
+            return read(token_ids, *state)
+        except (IndexError, RuntimeError) as error:
+            given = self.prompt.shape[1]
+            low, high = int(token_ids.min()), int(token_ids.max())
+            sentence = (
+                f"the model failed while it read {self.length} tokens, the prompt's {given} and {self.length - given} "
+                f"new ones, with ids from {low} to {high}. Does it have so many positions, and ids up to {high}? If "
+                "not, shorten the prompt or max_new_tokens, or take the tokenizer of this model."
+            )
+            if isinstance(error, IndexError):  # an embedding that was asked for a row it does not have
+                raise ValueError(f"{sentence} ({error})") from error
+            error.add_note(sentence)
+            raise
 
     def next(self, beam: Tensor, tokens: Tensor) -> Tensor:
         """(N, K, V) after the prefixes `tokens` (N, K, T), each of which grew out of the place `beam` (N, K)."""
@@ -272,11 +334,32 @@ class _Reader:
         if self.cached:
             parent = beam if self.beams > 1 else torch.zeros_like(beam)
             rows = (torch.arange(n, device=beam.device)[:, None] * self.beams + parent).flatten()
-            self.state = tuple(part[:, rows] for part in self.state)
+            self.state = _rows_of(self.state, rows, samples=n * self.beams)
             self.beams = k
             return self._log_probabilities(tokens[:, :, -1].reshape(n * k, 1)).reshape(n, k, -1)
         whole = torch.cat([self.prompt[:, None].expand(-1, k, -1), tokens], 2)  # (N, K, prompt + T)
         return self._log_probabilities(whole.flatten(0, 1)).reshape(n, k, -1)
+
+
+def _rows_of(state: Any, rows: Tensor, *, samples: int) -> Any:
+    """The same state for the samples `rows`: of each tensor, these places of dim 1, however deep it lies."""
+    if isinstance(state, Tensor):
+        if state.ndim < 2 or state.shape[1] != samples:
+            raise ValueError(
+                f"the state of advance must have its {samples} samples in dim 1, but holds {describe_value(state)}"
+            )
+        return state[:, rows]
+    if isinstance(state, Mapping):
+        return {name: _rows_of(part, rows, samples=samples) for name, part in state.items()}
+    if isinstance(state, (tuple, list)):
+        parts = [_rows_of(part, rows, samples=samples) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    if state is None or isinstance(state, (int, float)):  # the same for all samples, such as a position
+        return state
+    raise TypeError(
+        "the state of advance must be a tensor, or tuples, lists and dicts of tensors with the samples in dim 1, but "
+        f"holds {describe_value(state)}"
+    )
 
 
 class _Pool:
@@ -308,16 +391,41 @@ class _Pool:
         ]
 
 
-def _check_token(token_id: int | None, vocab_size: int) -> None:
-    if token_id is not None and not 0 <= check_count(token_id, "eos_token_id", minimum=0) < vocab_size:
-        raise ValueError(f"eos_token_id must lie in the vocabulary, 0 to {vocab_size - 1}, but is {token_id}")
+def _end_tokens(eos_token_id: Any, vocab_size: int) -> list[int]:
+    """The end tokens as a list: none, one or several."""
+    if eos_token_id is None:
+        return []
+    several = eos_token_id.tolist() if isinstance(eos_token_id, Tensor) else eos_token_id
+    several = list(several) if isinstance(several, (list, tuple, set)) else [several]
+    for token_id in several:
+        if check_count(token_id, "eos_token_id", minimum=0) >= vocab_size:
+            raise ValueError(f"eos_token_id must lie in the vocabulary, 0 to {vocab_size - 1}, but is {token_id}")
+    return several
+
+
+def _is_one_of(token_ids: Tensor, several: list[int]) -> Tensor:
+    """bool, in the shape of `token_ids`."""
+    return torch.isin(token_ids, torch.tensor(several, dtype=torch.int64, device=token_ids.device))
+
+
+def _check_vocabulary(vocab: Any) -> None:
+    if vocab is not None and not (hasattr(vocab, "__getitem__") and hasattr(vocab, "__len__")):
+        raise TypeError(
+            f"vocab must be a list or a dict, id → string, but is {describe_value(vocab)}; of a tokenizer pass "
+            "{id: token for token, id in tokenizer.get_vocab().items()}"
+        )
 
 
 def _as_text(token_ids: Tensor, vocab: Any) -> tuple[list[str] | None, str | None]:
     if vocab is None:
         return None, None
-    try:
-        tokens = [vocab[i] for i in token_ids.tolist()]
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"vocab has no string for token {error}; it has {len(vocab)} entries") from error
-    return tokens, "".join(tokens)
+    tokens = []
+    for token_id in token_ids.tolist():
+        try:
+            tokens.append(vocab[token_id])
+        except (KeyError, IndexError):
+            hint = ""
+            if isinstance(vocab, Mapping) and any(isinstance(key, str) for key in vocab):
+                hint = " that are strings; is it turned round? {id: token for token, id in vocab.items()} is wanted"
+            raise ValueError(f"vocab has no string for token {token_id}; it has {len(vocab)} entries{hint}") from None
+    return tokens, "".join(map(str, tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
-from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.foundation.results import as_numpy
 from course_utils.interpretation.decoding import Hypothesis
+from course_utils.interpretation.detection import read_boxes, read_detection
 from course_utils.interpretation.regression import RegressionResult
 
 if TYPE_CHECKING:
@@ -39,20 +41,23 @@ def plot_samples(
     if not len(images) == len(probabilities) == len(target):
         lengths = f"{len(images)}, {len(probabilities)} and {len(target)}"
         raise ValueError(f"images, probabilities and target must have the same length, but have {lengths}")
-    if check_class_names(class_names, probabilities.shape[1]) is None:
+    names = check_class_names(class_names, probabilities.shape[1])
+    if names is None:
         raise TypeError("class_names must be a list of strings, but is None")
-    check_labels(target, "target", num_samples=len(images), num_classes=probabilities.shape[1])
+    names = [literal(name) for name in names]
+    target = check_labels(target, "target", num_samples=len(images), num_classes=probabilities.shape[1]).tolist()
     n = len(images)
     figure, axes = new_figure(2, n, size=(1.7 * n, 3.2), height_ratios=(1.4, 1))
-    values, classes = probabilities.detach().cpu().topk(min(3, probabilities.shape[1]), dim=1)
+    values, classes = probabilities.detach().cpu().sort(dim=1, descending=True, stable=True)
+    values, classes = values[:, :3].float(), classes[:, :3]  # of equal probabilities the first class
     for i in range(n):
         axes[i].imshow(images[i].detach().cpu().numpy(), cmap="gray_r")
         axes[i].set_axis_off()
-        axes[i].set_title(f"true: {class_names[int(target[i])]}", fontsize=10, loc="center")
+        axes[i].set_title(f"true: {names[target[i]]}", fontsize=10, loc="center")
         bars = axes[n + i]
-        colours = [PALETTE[2] if c == int(target[i]) else "#b3b3b3" for c in classes[i].tolist()]
-        bars.bar(range(len(values[i])), values[i].float().numpy(), color=colours)
-        bars.set_xticks(range(len(values[i])), [class_names[c] for c in classes[i].tolist()])
+        colours = [PALETTE[2] if c == target[i] else "#b3b3b3" for c in classes[i].tolist()]
+        bars.bar(range(len(values[i])), values[i].numpy(), color=colours)
+        bars.set_xticks(range(len(values[i])), [names[c] for c in classes[i].tolist()])
         bars.set_ylim(0, 1)
         bars.grid(axis="x", visible=False)
         if i:
@@ -71,7 +76,7 @@ def plot_residuals(result: RegressionResult) -> Figure:
     for d, (ax, name) in enumerate(zip(axes, names, strict=True)):
         ax.scatter(as_numpy(result.preds[:, d]), as_numpy(result.error[:, d]), s=18, color=PALETTE[0])
         ax.axhline(0, color="black", linewidth=1)
-        ax.set(xlabel=f"prediction, {name}", ylabel="prediction − target")
+        ax.set(xlabel=f"prediction, {literal(name)}", ylabel="prediction − target")
     return finish(figure)
 
 
@@ -137,10 +142,17 @@ def plot_detections(
     for name, values in (("true_boxes", true_boxes), ("titles", titles)):
         if values is not None and len(values) != len(images):
             raise ValueError(f"{name} must have {len(images)} entries, but has {len(values)}")
-    top = max((int(found["labels"].max()) for found in detections if len(found["labels"])), default=-1)
-    if top >= len(class_names):
-        raise ValueError(f"class_names has {len(class_names)} names, but a detection is of class {top}")
+    names = check_class_names(class_names, len(class_names)) if hasattr(class_names, "__len__") else ()
+    if not names:
+        raise TypeError(f"class_names must be a list of strings, but is {describe_value(class_names)}")
+    top = max((int(max(found["labels"])) for found in detections if len(found["labels"])), default=-1)
+    if top >= len(names):
+        raise ValueError(f"class_names has {len(names)} names, but a detection is of class {top}")
     n = len(images)
+    read = [
+        read_detection(found, f"detections[{i}]", num_classes=len(names), scores=False)
+        for i, found in enumerate(detections)
+    ]
     figure, axes = new_figure(1, n, size=(3.3 * n, 3.5))
 
     def draw(ax, box, **style):
@@ -150,16 +162,16 @@ def plot_detections(
     for i, ax in enumerate(axes):
         ax.imshow(images[i].permute(1, 2, 0).cpu().numpy())
         ax.set_axis_off()
-        for box in true_boxes[i] if true_boxes is not None else ():
+        for box in read_boxes(true_boxes[i], f"true_boxes[{i}]") if true_boxes is not None else ():
             draw(ax, box, edgecolor="white", linestyle="--", linewidth=1.5)
-        found = detections[i]
-        covered = box_iou(found["boxes"].float(), found["boxes"].float()).tril(-1) > 0.45  # by a box before it
-        for k, (box, label) in enumerate(zip(found["boxes"], found["labels"].tolist(), strict=True)):
+        boxes, scores, labels = read[i]
+        covered = box_iou(boxes, boxes).tril(-1) > 0.45  # by a box before it
+        for k, (box, score, label) in enumerate(zip(boxes, scores.tolist(), labels.tolist(), strict=True)):
             draw(ax, box, edgecolor="black", linewidth=3)
             draw(ax, box, edgecolor=PALETTE[7], linewidth=1.5)
             if covered[k].any():
                 continue
-            text = f"{class_names[label]} {found['scores'][k]:.2f}" if "scores" in found else class_names[label]
+            text = literal(names[label]) if math.isnan(score) else f"{literal(names[label])} {score:.2f}"
             inside = box[1] < 6  # above the box there is no room
             style = {"facecolor": "white", "pad": 1, "linewidth": 0}
             position = (box[0] - 0.5, box[1] + 0.5 if inside else box[1] - 1.5)
@@ -216,7 +228,7 @@ def plot_beam_tree(
             ax.plot(
                 *zip(start, end, strict=True), color="black" if on_best else "#999999", linewidth=3 if on_best else 1
             )
-        shown = (prefix[-1] if prefix else prompt).replace("\n", "⏎").replace(" ", "␣")
+        shown = literal(prefix[-1] if prefix else prompt).replace("\n", "⏎").replace(" ", "␣")
         weight = "bold" if on_best else "normal"
         frame = {"facecolor": "white", "edgecolor": "#999999", "boxstyle": "round,pad=0.25"}
         ax.text(len(prefix), row, shown, ha="center", va="center", bbox=frame, fontweight=weight, family="monospace")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_class_names, check_tensor
-from course_utils.foundation.devices import in_double
+from course_utils.foundation.devices import full_precision, in_double
+from course_utils.foundation.evaluation import tensor_in
 from course_utils.foundation.results import Result, as_numpy
 
 if TYPE_CHECKING:
@@ -37,11 +38,6 @@ class RegressionResult(Result):
 
     per_sample: ClassVar = ("preds", "target", "error")
 
-    def __getitem__(self, index: int) -> dict:
-        if self.target is not None or isinstance(index, slice):
-            return super().__getitem__(index)
-        return {"preds": self.preds[range(len(self))[index]]}
-
     def to_frame(self) -> pd.DataFrame:
         import pandas as pd
 
@@ -65,8 +61,10 @@ def interpret_regression_output(
 ) -> RegressionResult:
     """Compare predictions with targets, output by output: errors in different units are never pooled.
 
+    Half precision becomes float32 first: the difference of two of its numbers may be more than it can hold.
+
     Args:
-        preds: floating point, (N, D); (N,) means one output.
+        preds: floating point, (N, D); (N,) means one output. Or a model's output with a tensor `.logits`.
         target: the true values in the same shape; None leaves errors and statistics out.
         names: D names, the index of `statistics`; None numbers the outputs.
 
@@ -78,9 +76,9 @@ def interpret_regression_output(
     >>> float(result.statistics["mean_absolute_error"].round(3).iloc[0])
     0.333
     """
-    check_tensor(preds, "preds", ndim=(1, 2))
+    preds = full_precision(check_tensor(tensor_in(preds), "preds", ndim=(1, 2)))
     if target is not None:
-        check_tensor(target, "target", ndim=(1, 2))
+        target = full_precision(check_tensor(target, "target", ndim=(1, 2)))
         if target.shape != preds.shape:
             raise ValueError(
                 f"preds and target must have the same shape, but are {tuple(preds.shape)} and {tuple(target.shape)}; "

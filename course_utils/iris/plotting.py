@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
 from course_utils.foundation.evaluation import check_model
-from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.iris.inference import predict
 from course_utils.iris.training import TrainingHistory
 
@@ -150,7 +150,7 @@ def plot_decision_regions(
             marker=MARKERS[c % len(MARKERS)],
             edgecolor="white",
             linewidth=0.7,
-            label=names[c],
+            label=literal(names[c]),
         )
     wrong = x[prediction.labels != y].detach().cpu().numpy()
     if len(wrong):

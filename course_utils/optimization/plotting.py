@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_labels, check_tensor
+from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, draw_confusion, finish, new_figure
 from course_utils.optimization.calibration import ReliabilityDiagram
 from course_utils.optimization.thresholds import ThresholdResult
@@ -86,13 +86,14 @@ def plot_confusion(
     More than 20 classes are drawn without the counts, as colours with a bar beside them.
     """
     c = len(class_names)
+    names = check_class_names(class_names, c)  # a dict from class to name becomes a tuple
     check_tensor(labels, "labels", ndim=1, floating=False)
     check_labels(labels, "labels", num_samples=len(labels), num_classes=c)
     check_labels(target, "target", num_samples=len(labels), num_classes=c)
     counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c)
     texts = [[str(count) for count in row] for row in counts.tolist()]
     size = (1.2 + 0.9 * c, 0.9 + 0.75 * c)
-    figure, ax = draw_confusion(counts, texts, class_names, cmap="Blues", unit="samples", size=size, ax=ax)
+    figure, ax = draw_confusion(counts, texts, names, cmap="Blues", unit="samples", size=size, ax=ax)
     ax.set_title(title)
     return finish(figure)
 

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from course_utils.capstone import (
     normalize,
     predict_logits,
 )
+from course_utils.capstone.evaluation import readings_of
 from course_utils.optimization import temperature_scaling
 from tests.support.capstone import (
     DATA,
@@ -40,6 +42,21 @@ from tests.support.capstone import (
     tutorial,
     weights,
 )
+from tests.support.models import Apply
+
+
+class InDict(WithLogits):
+    def forward(self, x):
+        return {"logits": self.model(x), "features": None}
+
+
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "dict": InDict,
+    "object": WithLogits,
+    "scripted": lambda model: torch.jit.trace(model.eval(), torch.zeros(2, 3, 32, 32)),
+}
 
 outputs = st.builds(random_outputs, st.integers(0, 10**6), st.integers(1, 60), st.integers(2, 12))
 
@@ -73,9 +90,53 @@ class TestEvaluation:
         logits, target = drawn
         order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
         a, b = evaluate_logits(logits, target).metrics(), evaluate_logits(logits[order], target[order]).metrics()
-        assert a.pop("nll") == pytest.approx(b.pop("nll"), abs=1e-5)
-        assert a.pop("ece") == pytest.approx(b.pop("ece"), abs=1e-5)
+        assert a.pop("nll") == pytest.approx(b.pop("nll"), rel=1e-12)
+        assert a.pop("ece") == pytest.approx(b.pop("ece"), abs=1e-12)
         assert a == b
+
+    @given(outputs, st.integers(0, 1000), st.sampled_from([1.0, 20.0, 200.0]))
+    def test_f6_risk_coverage_does_not_depend_on_the_order(self, drawn, seed, scale):
+        """Scaled logits: confidences that round to 1, and are equal."""
+        logits, target = drawn
+        logits = scale * logits.round()
+        order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
+        a, b = evaluate_logits(logits, target), evaluate_logits(logits[order], target[order])
+        for mine, permuted in zip(a.risk_coverage(), b.risk_coverage(), strict=True):
+            assert torch.equal(mine, permuted)
+        confidence = a.probabilities.max(1).values
+        for coverage, risk, least in zip(*a.risk_coverage(), confidence.sort(descending=True).values, strict=True):
+            answered = confidence >= least
+            assert coverage == answered.double().mean()
+            assert risk == pytest.approx((a.predictions != target)[answered].double().mean().item())
+
+    def test_f6_four_sure_answers_one_of_them_wrong(self):
+        logits = torch.tensor([[50.0, 0], [60, 0], [70, 0], [80, 0]])
+        for wrong in range(4):
+            coverage, risk = evaluate_logits(logits, F.one_hot(torch.tensor(wrong), 4)).risk_coverage()
+            assert (coverage.tolist(), risk.tolist()) == ([1.0] * 4, [0.25] * 4)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    def test_f4_predictions_and_readings_follow_the_logits(self, dtype):
+        logits = torch.tensor([[200, 50, 80, -10], [0, 0.001, 0.002, 0.001], [0, 17, 40, 98]], dtype=dtype)
+        result = evaluate_logits(logits, [0, 2, 3])
+        assert result.accuracy == 1
+        read = readings_of(result, torch.arange(3))
+        assert read.labels.tolist() == [0, 2, 3]
+        assert read.topk_labels.tolist() == [[0, 2, 1], [2, 1, 3], [3, 2, 1]]
+        assert read.confidence.tolist() == result.probabilities.amax(1).tolist()
+
+    def test_f21_masked_classes(self):
+        result = evaluate_logits(torch.tensor([[-math.inf, 0.0, 0.0], [1.0, -math.inf, 0.0]]), torch.tensor([1, 0]))
+        assert result.nll == pytest.approx((math.log(2) + math.log1p(math.exp(-1))) / 2)
+        assert math.isinf(evaluate_logits(torch.tensor([[-math.inf, 0.0]]), torch.tensor([0])).nll)
+
+    @pytest.mark.parametrize("target", [[0, 1, 1], np.array([0, 1, 1]), torch.tensor([0, 1, 1], dtype=torch.uint8)])
+    @pytest.mark.parametrize("names", [["a", "b"], np.array(["a", "b"]), {0: "a", 1: "b"}])
+    def test_targets_and_names_in_any_usual_form(self, target, names):
+        result = evaluate_logits(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), target, names)
+        assert result.accuracy == pytest.approx(2 / 3)
+        assert list(result.per_class.index) == ["a", "b"]
+        assert result[0]["target"] == 0
 
     @given(outputs)
     def test_accuracy_is_the_diagonal_and_intervals_hold_their_values(self, drawn):
@@ -149,7 +210,8 @@ class TestEvaluation:
             ((torch.zeros(3, 2).long(), torch.zeros(3).long()), TypeError),
             (([[0.0, 1.0]], torch.zeros(1).long()), TypeError),
             ((torch.tensor([[0.0, math.nan]]), torch.zeros(1).long()), ValueError),
-            ((torch.tensor([[0.0, -math.inf]]), torch.zeros(1).long()), ValueError),
+            ((torch.tensor([[0.0, math.inf]]), torch.zeros(1).long()), ValueError),
+            ((torch.tensor([[-math.inf, -math.inf]]), torch.zeros(1).long()), ValueError),
             ((torch.zeros(3, 2), torch.zeros(3).long(), ["one"]), ValueError),
             ((torch.zeros(3, 2), torch.zeros(3).long(), "ab"), TypeError),
         ],
@@ -229,6 +291,63 @@ class TestPrediction:
             for image, label in zip(model.normalize(IMAGES), TARGET, strict=True):
                 right += int(model(image[None]).argmax() == label)
         assert evaluate_model(model, IMAGES, TARGET).accuracy == right / len(TARGET)
+
+    @pytest.mark.parametrize("pack", WRAPPERS)
+    def test_models_as_people_bring_them(self, pack):
+        inner = tiny()
+        fit(inner, epochs=1)
+        plain = evaluate_model(inner, IMAGES, TARGET)
+        result = evaluate_model(WRAPPERS[pack](inner), IMAGES, TARGET, normalization=STATISTICS)
+        assert result.nll == pytest.approx(plain.nll, rel=1e-5)
+        read = interpret_model_outputs(WRAPPERS[pack](inner), IMAGES, TARGET, normalization=STATISTICS)
+        assert torch.equal(read.labels, interpret_model_outputs(inner, IMAGES, TARGET).labels)
+
+    @pytest.mark.parametrize("shape", [(-1, 1), (-1,)])
+    def test_a_model_with_one_logit(self, shape):
+        one = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 1), Apply(lambda z: z.reshape(shape)))
+        result = evaluate_model(one, IMAGES, TARGET % 2, ["even", "odd"], task="binary", normalization=STATISTICS)
+        with torch.no_grad():
+            z = one(normalize(IMAGES, *STATISTICS)).flatten()
+        assert torch.allclose(result.probabilities[:, 1], z.sigmoid(), atol=1e-6)
+        assert result.predictions.tolist() == (z > 0).long().tolist()
+        with pytest.raises(ValueError, match="pass task='binary'"):
+            evaluate_model(one, IMAGES, TARGET % 2, normalization=STATISTICS)
+
+    def test_what_a_forward_pass_writes_is_put_back(self):
+        class Counts(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner, self.codebook = linear(), nn.Parameter(torch.zeros(1))
+                self.register_buffer("calls", torch.zeros(1))
+
+            def forward(self, x):
+                with torch.no_grad():
+                    self.calls += 1
+                    self.codebook += x.mean()
+                return self.inner(x.mul_(1))
+
+        model = Counts()
+        before, images = weights(model), normalize(IMAGES, *STATISTICS)
+        kept = images.clone()
+        predict_logits(model, images)
+        assert same(before, model)
+        assert torch.equal(images, kept)
+
+    @pytest.mark.parametrize("bare", [IMAGES.float() / 255, IMAGES.float()])
+    def test_p17_floats_that_look_like_bare_pixels_are_warned_of(self, bare):
+        model = tutorial()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            predict_logits(model, bare)  # it was never trained, and knows no statistics
+            predict_logits(linear(), bare)
+        fit(model, epochs=1)
+        with pytest.warns(UserWarning, match="bare pixels.*uint8") as caught:
+            evaluate_model(model, bare, TARGET)
+        assert len(caught) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            evaluate_model(model, model.normalize(IMAGES), TARGET)
+            evaluate_model(model, torch.zeros(2, 3, 32, 32), [0, 1])  # the mean colour
 
     def test_pictures_that_nobody_can_normalise(self):
         with pytest.raises(ValueError, match=r"normalization=\(data.mean, data.std\)"):

@@ -176,3 +176,19 @@ class TestScenes:
     def test_bad_input(self, count, options, error, words):
         with pytest.raises(error, match=words):
             generate_scenes(count, **options)
+
+
+@pytest.mark.parametrize("draw", [generate_pictures, generate_scenes])
+def test_q17_the_default_dtype_does_not_change_the_pictures(draw):
+    expected = draw(5, seed=3)
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            drawn = draw(5, seed=3)
+            assert torch.equal(drawn.images, expected.images)
+            for mine, other in zip(drawn.boxes, expected.boxes, strict=True):
+                assert mine.dtype == torch.float32
+                assert torch.equal(mine, other)
+    finally:
+        torch.set_default_dtype(before)

@@ -1,6 +1,7 @@
 """Classes, top-k and thresholds against scipy, scikit-learn and torchmetrics."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,16 @@ from hypothesis import strategies as st
 
 from course_utils.interpretation import interpret_classification_output
 from tests.support.values import DTYPES, INF, NAN, random_normal, seeds
+
+# Few levels make ties; the large ones saturate every softmax and sigmoid, the small steps vanish in half precision.
+LEVELS = st.sampled_from([-200.0, -17.0, -1.0, -1e-3, 0.0, 1e-9, 1e-3, 2e-3, 17.0, 40.0, 98.0, 200.0, 300.0])
+
+
+def logit_tables(min_classes: int = 2):
+    """(N, C) tables of these levels as nested lists."""
+    return st.integers(min_classes, 8).flatmap(
+        lambda c: st.lists(st.lists(LEVELS, min_size=c, max_size=c), min_size=1, max_size=5)
+    )
 
 
 class TestClassification:
@@ -92,11 +103,12 @@ class TestClassification:
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
-    def test_keeps_dtype_stays_finite_and_has_a_frame(self, task, dtype):
+    def test_results_are_in_float32_or_better_stay_finite_and_have_a_frame(self, task, dtype):
         logits = torch.tensor([[60000.0, -60000.0], [0.0, 1.0]], dtype=dtype)
+        wanted = torch.promote_types(dtype, torch.float32)
         result = interpret_classification_output(logits[:, 0] if task == "binary" else logits, task=task)
         for values in (result.probabilities, result.confidence, result.topk_confidence):
-            assert values.dtype == dtype
+            assert values.dtype == wanted
             assert torch.isfinite(values).all()
         assert len(result.to_frame()) == 2
         assert "2 rows" in result._repr_html_()
@@ -140,7 +152,8 @@ class TestClassification:
             (torch.zeros(3), {"task": "multilabel"}, ValueError, "2 dimension"),
             (torch.zeros(0, 2), {}, ValueError, "empty"),
             (torch.tensor([[NAN, 0.0]]), {}, ValueError, "1 NaN"),
-            (torch.tensor([[INF, 0.0]]), {}, ValueError, "1 infinite"),
+            (torch.tensor([[INF, 0.0]]), {}, ValueError, r"0 NaN and 1 \+inf"),
+            (torch.full((2, 3), -INF), {}, ValueError, "at least one class unmasked, but 2 row"),
             (torch.zeros(3, 2).long(), {}, TypeError, "floating"),
             (np.zeros((3, 2)), {}, TypeError, "torch.Tensor"),
             (torch.zeros(3, 2), {"class_names": ["a"]}, ValueError, "2 classes, but has 1"),
@@ -170,3 +183,83 @@ class TestClassification:
         logit = torch.tensor([0.6]).logit()
         labels = [interpret_classification_output(logit, task="binary", threshold=t).labels.item() for t in (0.5, 0.7)]
         assert labels == [1, 0]
+
+
+class TestDecisionsOnLogits:
+    """F4: labels and ranks follow the logits, whatever the probabilities round to."""
+
+    @given(logit_tables(), st.sampled_from(DTYPES), st.data())
+    def test_f4_labels_and_ranks_equal_those_of_the_float64_logits(self, table, dtype, data):
+        logits = torch.tensor(table, dtype=dtype)
+        exact = logits.double().numpy()
+        k = data.draw(st.integers(1, exact.shape[1]), label="k")
+        ranks = np.argsort(-exact, axis=1, kind="stable")[:, :k]  # among equals the first class
+        result = interpret_classification_output(logits, top_k=k)
+        assert result.labels.tolist() == exact.argmax(1).tolist()
+        assert result.topk_labels.tolist() == ranks.tolist()
+        several = interpret_classification_output(logits, task="multilabel", top_k=k)
+        assert several.labels.tolist() == (exact >= 0).astype(int).tolist()
+        assert several.topk_labels.tolist() == ranks.tolist()
+        binary = interpret_classification_output(logits[:, 0], task="binary", top_k=2)
+        assert binary.labels.tolist() == (exact[:, 0] >= 0).astype(int).tolist()
+        assert binary.topk_labels.tolist() == [[1, 0] if z > 0 else [0, 1] for z in exact[:, 0]]
+
+    @given(logit_tables(), seeds, st.sampled_from(["multiclass", "multilabel"]))
+    def test_f4_permuted_classes_permute_the_decision(self, table, seed, task):
+        """Where no two logits of a sample are equal, the order of the classes does not matter."""
+        logits = torch.tensor(table, dtype=torch.float64)
+        logits += torch.arange(logits.shape[1]) * 1e-6
+        order = torch.randperm(logits.shape[1], generator=torch.Generator().manual_seed(seed))
+        result, permuted = (interpret_classification_output(z, task=task, top_k=2) for z in (logits, logits[:, order]))
+        assert torch.equal(order[permuted.topk_labels], result.topk_labels)
+        assert torch.allclose(permuted.topk_confidence, result.topk_confidence, rtol=1e-12)
+
+    def test_f4_saturated_probabilities(self):
+        result = interpret_classification_output(torch.tensor([[200.0, 50, 80, -10]]), top_k=4)
+        assert result.probabilities.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+        assert result.topk_labels.tolist() == [[0, 2, 1, 3]]
+        several = interpret_classification_output(torch.tensor([[17.0, 98, 40]]), task="multilabel", top_k=3)
+        assert several.probabilities.tolist()[0][1:] == [1.0, 1.0]
+        assert several.topk_labels.tolist() == [[1, 2, 0]]
+
+    def test_f4_bfloat16_probabilities_that_round_to_one_number(self):
+        logits = torch.tensor([[0, 0.001, 0.002]]).bfloat16()
+        assert logits.softmax(1).argmax(1).tolist() == [1]  # the error: two of them round to the same number
+        assert interpret_classification_output(logits).labels.tolist() == [2]
+
+    def test_a_threshold_that_was_found_on_the_probabilities_still_holds(self):
+        """Other thresholds than 0.5 are compared with what is reported, so none is lost by rounding on the way."""
+        logits = random_normal(200, scale=3.0).float()
+        for threshold in interpret_classification_output(logits, task="binary").probabilities.tolist():
+            result = interpret_classification_output(logits, task="binary", threshold=threshold)
+            assert result.labels.sum() == (result.probabilities >= threshold).sum() >= 1
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_f21_masked_classes(self, dtype):
+        result = interpret_classification_output(torch.tensor([[-INF, 1, 0], [0, -INF, -INF]], dtype=dtype), top_k=3)
+        assert result.labels.tolist() == [1, 0]
+        assert result.probabilities[0, 0] == 0
+        assert result.confidence[1] == 1
+        assert result.topk_labels.tolist() == [[1, 2, 0], [0, 1, 2]]
+        several = interpret_classification_output(torch.full((1, 2), -INF, dtype=dtype), task="multilabel")
+        assert (several.labels.tolist(), several.confidence.tolist()) == ([[0, 0]], [[1.0, 1.0]])
+
+    @pytest.mark.parametrize(
+        "pack", [lambda z: SimpleNamespace(logits=z, past_key_values=object()), lambda z: {"logits": z}]
+    )
+    def test_q30_a_models_output_is_read(self, pack):
+        logits = random_normal(3, 4)
+        mine, expected = interpret_classification_output(pack(logits)), interpret_classification_output(logits)
+        assert torch.equal(mine.probabilities, expected.probabilities)
+        with pytest.raises(TypeError, match="keys"):
+            interpret_classification_output({"scores": logits})
+
+    @pytest.mark.parametrize("index", [slice(0, 2), [0, 1], "a", 1.0, (0, 1)])
+    def test_q30_an_index_that_is_none_gets_a_sentence(self, index):
+        with pytest.raises(TypeError, match=r"one sample at a time.*result\.labels\[:10\]"):
+            interpret_classification_output(torch.zeros(3, 2))[index]
+
+    @pytest.mark.parametrize("names", [np.array(["a", "b"]), {1: "b", 0: "a"}, ("a", "b")])
+    def test_class_names_in_any_usual_form(self, names):
+        result = interpret_classification_output(torch.tensor([[0.0, 1.0]]), names)
+        assert (result.class_names, result[0]["predicted_class_name"]) == (("a", "b"), "b")

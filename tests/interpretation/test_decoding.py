@@ -2,11 +2,14 @@
 
 import itertools
 import math
+from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -67,6 +70,38 @@ def assert_same(found, expected) -> None:
     assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-10)
 
 
+Wrapped = namedtuple("Wrapped", ["hidden", "position"])
+
+
+class Recurrent(nn.Module):
+    """A GRU whose state is one tensor, or the same tensor deep in a structure."""
+
+    def __init__(self, vocab_size: int, kind: str) -> None:
+        super().__init__()
+        self.embedding, self.gru = nn.Embedding(vocab_size, 6), nn.GRU(6, 6, num_layers=2, batch_first=True)
+        self.output, self.kind = nn.Linear(6, vocab_size), kind
+
+    def forward(self, ids):
+        return self.output(self.gru(self.embedding(ids))[0])
+
+    def advance(self, ids, state=None):
+        before = {"gru": lambda s: s, "nested": lambda s: s[0]["h"][0], "named": lambda s: s.hidden}[self.kind]
+        hidden, after = self.gru(self.embedding(ids), None if state is None else before(state))
+        kept = {"gru": after, "nested": ({"h": [after]}, None), "named": Wrapped(after, 3)}[self.kind]
+        return self.output(hidden[:, -1]), kept
+
+
+class InDict(nn.Module):
+    """A model that returns its logits in a dict, with something else beside them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids):
+        return {"logits": self.inner(ids), "cache": object()}
+
+
 class TestGreedyDecode:
     @given(seeds, st.integers(1, 4), st.integers(1, 6), st.integers(1, 5), st.booleans())
     def test_best_token_at_each_position_until_the_end(self, seed, n, time, vocab_size, ends):
@@ -110,6 +145,39 @@ class TestGreedyDecode:
         assert decoded.token_ids.tolist() == [0, 0]
         assert decoded.score == pytest.approx(-math.log(2), abs=5e-3)
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_q7_tokens_are_the_argmax_of_the_logits(self, dtype):
+        logits = (0.02 * random_normal(20, 30, 50)).to(dtype)
+        exact = logits.double()
+        wrong = (logits.log_softmax(-1).argmax(-1) != exact.argmax(-1)).double().mean().item()
+        assert (wrong > 0.01) == (dtype in (torch.float16, torch.bfloat16))  # the error
+        decoded = greedy_decode(logits)
+        assert [d.token_ids.tolist() for d in decoded] == exact.argmax(-1).tolist()
+        expected = exact.log_softmax(-1).amax(-1).sum(1).tolist()
+        assert [d.score for d in decoded] == pytest.approx(expected, rel=1e-6)
+
+    def test_f21_masked_tokens(self):
+        logits = torch.tensor([[[-INF, 1.0, 0.0], [0.0, -INF, -INF]]])
+        (decoded,) = greedy_decode(logits)
+        assert decoded.token_ids.tolist() == [1, 0]
+        assert decoded.score == pytest.approx(torch.tensor([1.0, 0.0]).log_softmax(0)[0].item())
+
+    @pytest.mark.parametrize("several", [[3, 4], (4, 3), torch.tensor([3, 4])])
+    def test_f21_several_end_tokens(self, several):
+        logits = F.one_hot(torch.tensor([[0, 4, 1, 3], [1, 2, 3, 4], [0, 0, 0, 0]]), 5).double()
+        decoded = greedy_decode(logits, eos_token_id=several)
+        assert [d.token_ids.tolist() for d in decoded] == [[0, 4], [1, 2, 3], [0, 0, 0, 0]]
+        with pytest.raises(ValueError, match="0 to 4, but is 5"):
+            greedy_decode(logits, eos_token_id=[1, 5])
+
+    def test_q30_a_models_output_is_read(self):
+        logits = random_normal(2, 3, 4)
+        packed = SimpleNamespace(logits=logits, past_key_values=object())
+        assert [d.score for d in greedy_decode(packed)] == [d.score for d in greedy_decode(logits)]
+
+    def test_says_first_that_it_generates_nothing(self):
+        assert "generates nothing" in greedy_decode.__doc__.split("\n")[0]
+
     def test_non_contiguous_logits(self):
         logits = random_normal(4, 3, 5, scale=2.0)
         decoded, copied = greedy_decode(logits.mT), greedy_decode(logits.mT.contiguous())
@@ -127,7 +195,12 @@ class TestGreedyDecode:
             (torch.zeros(1, 2, 3), {"eos_token_id": 3}, ValueError, "0 to 2, but is 3"),
             (torch.zeros(1, 2, 3), {"eos_token_id": -1}, ValueError, "eos_token_id"),
             (torch.zeros(1, 2, 3), {"eos_token_id": 1.0}, TypeError, "eos_token_id"),
-            (torch.eye(3)[None], {"vocab": "ab"}, ValueError, "vocab has no string"),
+            (torch.full((1, 2, 3), -INF), {}, ValueError, "at least one class unmasked"),
+            (torch.full((1, 2, 3), INF), {}, ValueError, r"\+inf"),
+            (torch.zeros(1, 2, 3), {"eos_token_id": [1, "a"]}, TypeError, "eos_token_id"),
+            (torch.zeros(1, 2, 3), {"vocab": object()}, TypeError, "id → string.*get_vocab"),
+            (torch.eye(3)[None], {"vocab": "ab"}, ValueError, "no string for token 2; it has 2 entries"),
+            (torch.eye(3)[None], {"vocab": {"a": 0, "b": 1}}, ValueError, "turned round"),
             (torch.eye(3)[None], {"vocab": {0: "a", 1: "b"}}, ValueError, "token 2; it has 2 entries"),
         ],
     )
@@ -327,6 +400,17 @@ class TestBeamSearch:
             ({"length_penalty": -1000.0}, ValueError, "length_penalty"),
             ({"eos_token_id": 4}, ValueError, "0 to 3, but is 4"),
             ({"num_beams": 2, "num_return_sequences": 3}, ValueError, "at most num_beams, 2"),
+            ({"prompt": {"input_ids": torch.tensor([[1]])}}, TypeError, r"attention_mask=batch\['attention_mask'\]"),
+            ({"attention_mask": torch.ones(2)}, ValueError, r"shape \(1, 1\), but has \(1, 2\)"),
+            ({"attention_mask": [1]}, TypeError, "attention_mask must be a torch.Tensor"),
+            ({"attention_mask": torch.zeros(1)}, ValueError, "leaves nothing of prompt 0"),
+            ({"attention_mask": torch.tensor([-1])}, ValueError, "1 for tokens and 0 for padding"),
+            (
+                {"prompt": torch.tensor([[1, 2, 3]] * 2), "attention_mask": torch.tensor([[0, 1, 1], [1, 0, 1]])},
+                ValueError,
+                "prompt 1 has some in between",
+            ),
+            ({"vocab": object()}, TypeError, "id → string"),
             ({"num_return_sequences": 0}, ValueError, "num_return_sequences"),
             ({"vocab": "a", "num_beams": 9, "max_new_tokens": 1}, ValueError, "vocab has no string"),
             ({"model": lambda ids: ids}, TypeError, "torch.nn.Module"),
@@ -341,6 +425,103 @@ class TestBeamSearch:
         arguments = {"model": language_model(4), "prompt": torch.tensor([1]), "max_new_tokens": 3} | change
         with pytest.raises(error, match=words):
             beam_search_decode(arguments.pop("model"), arguments.pop("prompt"), **arguments)
+
+    @pytest.mark.parametrize("left", [True, False])
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_q2_padded_and_unpadded_prompts_give_the_same(self, cached, left):
+        inner = language_model(6)
+        model = inner if cached else Refed(inner)
+        prompts = [[1, 2, 3, 4], [5], [2, 2, 1], [3, 1, 4]]
+        rows = [[0] * (4 - len(p)) + p if left else p + [0] * (4 - len(p)) for p in prompts]
+        masks = [[int(bool(token)) for token in row] for row in rows]
+        options = {"num_beams": 3, "max_new_tokens": 4, "eos_token_id": 1}
+        unmasked = beam_search_decode(model, torch.tensor(rows), **options)
+        for dtype in (torch.int64, torch.bool, torch.float32):
+            mask = torch.tensor(masks).to(dtype)
+            found = beam_search_decode(model, torch.tensor(rows), attention_mask=mask, **options)
+            for prompt, hypotheses in zip(prompts, found, strict=True):
+                (expected,) = beam_search_decode(model, torch.tensor(prompt), **options)
+                assert_same(hypotheses, [(h.score, h.token_ids.tolist()) for h in expected])
+        assert [h.score for h in unmasked[1]] != [h.score for h in found[1]]  # the error: padding was read
+
+    def test_q2_a_transformer_from_a_library(self):
+        """Positions count from the first token of the prompt, not from the first of the padding."""
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(vocab_size=7, n_positions=12, n_embd=16, n_layer=2, n_head=2)
+        model = transformers.GPT2LMHeadModel(config).double()
+        for parameter in model.parameters():
+            parameter.data.mul_(4)
+        padded, mask = torch.tensor([[0, 0, 3, 4], [1, 2, 3, 4]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+        found = beam_search_decode(model, padded, attention_mask=mask, num_beams=3, max_new_tokens=5)
+        for row, prompt in enumerate(([3, 4], [1, 2, 3, 4])):
+            (expected,) = beam_search_decode(model, torch.tensor(prompt), num_beams=3, max_new_tokens=5)
+            assert_same(found[row], [(h.score, h.token_ids.tolist()) for h in expected])
+
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_f21_several_end_tokens(self, cached):
+        """Two end tokens are as one that has the probability of the better of them: compared with brute force."""
+        inner, prompt = language_model(4, seed=3), [1, 2]
+        (found,) = beam_search_decode(
+            inner if cached else Refed(inner), torch.tensor(prompt), num_beams=64, max_new_tokens=3, eos_token_id=[0, 2]
+        )
+        everything = []
+        for t in range(1, 4):
+            for tokens in itertools.product(range(4), repeat=t):
+                ended = [token in (0, 2) for token in tokens]
+                if any(ended[:-1]) or (t < 3 and not ended[-1]):
+                    continue
+                logits = inner(torch.tensor([[*prompt, *tokens]]))[0, 1:-1].log_softmax(-1)
+                total = logits.gather(1, torch.tensor(tokens)[:, None]).sum().item()
+                everything.append((total / t, tokens))
+        assert_same(found, sorted(everything, reverse=True))
+
+    @pytest.mark.parametrize("kind", ["gru", "nested", "named"])
+    def test_q26_states_of_any_shape(self, kind):
+        """A GRU's state is one tensor; others nest theirs. Each beam must go on from its own."""
+        torch.manual_seed(0)
+        inner = Recurrent(5, kind).double()
+        for parameter in inner.parameters():
+            parameter.data.mul_(4)
+        prompts = torch.tensor([[1, 2, 3], [4, 0, 1]])
+        options = {"num_beams": 4, "max_new_tokens": 5, "eos_token_id": 0}
+        found = [beam_search_decode(model, prompts, **options) for model in (inner, Refed(inner))]
+        for cached, refed in zip(*found, strict=True):
+            assert_same(cached, [(h.score, h.token_ids.tolist()) for h in refed])
+
+    @pytest.mark.parametrize(
+        ("state", "error", "words"),
+        [
+            (torch.zeros(2, 3), ValueError, "1 samples in dim 1"),
+            ((torch.zeros(2),), ValueError, "1 samples in dim 1"),
+            (object(), TypeError, "nothing|tensor, or tuples"),
+        ],
+    )
+    def test_q26_a_state_that_cannot_be_followed(self, state, error, words):
+        model = language_model(4)
+        model.advance = lambda ids, _=None: (torch.zeros(len(ids), 4), state)
+        with pytest.raises(error, match=words):
+            beam_search_decode(model, torch.tensor([1, 2]), max_new_tokens=2)
+
+    @pytest.mark.parametrize("positions", [2, 4])
+    @pytest.mark.parametrize("fails", ["embedding", "parameter"])
+    def test_q30_more_tokens_than_positions(self, positions, fails):
+        """A learned position for each token: as an embedding (IndexError), or as a parameter (RuntimeError)."""
+        places = nn.Embedding(positions, 5)
+        add = {
+            "embedding": lambda ids: places(torch.arange(ids.shape[1])),
+            "parameter": lambda ids: places.weight[: ids.shape[1]],
+        }[fails]
+        model = Rule(lambda ids: F.one_hot(ids, 5) + add(ids))
+        words = f"read {max(3, positions + 1)} tokens, the prompt's 3 and {max(0, positions - 2)} new"
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            beam_search_decode(model, torch.tensor([1, 2, 3]), max_new_tokens=3)
+        assert words in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+
+    @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"), InDict])
+    def test_models_as_people_bring_them(self, wrap):
+        inner, prompt, options = language_model(4), torch.tensor([1, 2]), {"num_beams": 2, "max_new_tokens": 3}
+        (expected,), (found,) = (beam_search_decode(m, prompt, **options) for m in (inner, wrap(Refed(inner))))
+        assert_same(found, [(h.score, h.token_ids.tolist()) for h in expected])
 
     def test_the_logits_of_advance_are_checked_too(self):
         model = language_model(4)
@@ -402,7 +583,7 @@ class TestBeamSearch:
         assert_same(found, [(h.score, h.token_ids.tolist()) for h in expected])
         assert [m.training for m in (noisy, noisy.inner[1], inner, inner.lstm)] == [True, True, False, False]
         for several in ((1, 2), {"a": 1}):
-            with pytest.raises(TypeError, match="tensor .logits, but returned a (tuple|dict)"):
+            with pytest.raises(TypeError, match="with .logits or a dict with 'logits', but returned a (tuple|dict)"):
                 beam_search_decode(Rule(lambda ids, several=several: several), prompt)
         for found in beam_search_decode(inner, prompt.expand(2, -1), max_new_tokens=0, vocab="abcd"):
             assert [(h.token_ids.tolist(), h.score, h.tokens, h.text) for h in found] == [([], 0.0, [], "")]

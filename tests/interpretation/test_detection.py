@@ -1,6 +1,9 @@
 """Boxes: suppression against torchvision and exact fractions, average precision by the book."""
 
 import itertools
+import math
+import random
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from course_utils.interpretation import detection, evaluate_detections, interpret_detection_output
 from tests.support.detections import CLASSES, as_arguments, raw_output
-from tests.support.values import DTYPES, NAN, seeds
+from tests.support.values import DTYPES, INF, NAN, seeds
 
 
 def rows(found: dict) -> list[tuple]:
@@ -29,10 +32,15 @@ def overlap(a, b) -> Fraction:
     return Fraction(shared, union) if union else Fraction(0)
 
 
+def canonical(picture) -> list[tuple]:
+    """Best first; of equal scores the one further left, then further up, then the smaller one, then the first class."""
+    return sorted(picture, key=lambda box: (-box[4], *box[:4], box[5]))
+
+
 def exact_nms(picture, threshold: Fraction, *, agnostic: bool = False) -> list[tuple]:
     """Suppression by the book, in fractions: no rounding at all."""
     kept = []
-    for box in sorted(picture, key=lambda box: -box[4]):  # a stable sort, as everywhere
+    for box in canonical(picture):
         rivals = [k for k in kept if agnostic or k[5] == box[5]]
         if all(overlap(box, rival) <= threshold for rival in rivals):
             kept.append(box)
@@ -71,7 +79,7 @@ class TestDetection:
         from torchvision.ops import batched_nms
 
         pictures, share = case
-        preds = raw_output(pictures)
+        preds = raw_output([canonical(picture) for picture in pictures])
         options = EVERYTHING | {"iou_threshold": float(share), "class_agnostic": agnostic}
         for picture, found in zip(preds, interpret_detection_output(preds, **options), strict=True):
             boxes, scores, labels = picture[:, :4], picture[:, 4], picture[:, 5:].argmax(1)
@@ -137,6 +145,18 @@ class TestDetection:
         found, permuted = (interpret_detection_output(p, **EVERYTHING) for p in (preds, preds[order]))
         assert [rows(picture) for picture in permuted] == [rows(found[i]) for i in order.tolist()]
 
+    @pytest.mark.parametrize("most_pairs", [4_000_000, 0])
+    @given(pictures=batches(), seed=seeds, agnostic=st.booleans())
+    def test_f5_permuted_boxes_change_nothing_not_even_with_equal_scores(self, pictures, seed, agnostic, most_pairs):
+        preds = raw_output(pictures)
+        order = torch.randperm(preds.shape[1], generator=torch.Generator().manual_seed(seed))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(detection, "_MOST_PAIRS", most_pairs)
+            options = EVERYTHING | {"iou_threshold": 0.3, "class_agnostic": agnostic}
+            found, permuted = (interpret_detection_output(p, **options) for p in (preds, preds[:, order]))
+        for a, b in zip(found, permuted, strict=True):
+            assert all(torch.equal(a[name], b[name]) for name in ("boxes", "scores", "labels"))
+
     @given(seeds)
     def test_permuted_boxes_change_nothing(self, seed):
         generator = torch.Generator().manual_seed(seed)
@@ -155,10 +175,11 @@ class TestDetection:
 
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("most_pairs", [4_000_000, 0])
-    def test_keeps_dtype(self, dtype, most_pairs, monkeypatch):
+    def test_results_are_in_float32_or_better(self, dtype, most_pairs, monkeypatch):
         monkeypatch.setattr(detection, "_MOST_PAIRS", most_pairs)
         (found,) = interpret_detection_output(raw_output([[(0, 0, 2, 2, 16, 0), (3, 3, 2, 2, 12, 2)]], dtype))
-        assert (found["boxes"].dtype, found["scores"].dtype, found["labels"].dtype) == (dtype, dtype, torch.int64)
+        wanted = torch.promote_types(dtype, torch.float32)
+        assert (found["boxes"].dtype, found["scores"].dtype, found["labels"].dtype) == (wanted, wanted, torch.int64)
         assert found["scores"].tolist() == [1.0, 0.75]
 
     def test_areas_beyond_half_precision(self):
@@ -197,13 +218,14 @@ class TestDetection:
         [
             (lambda p: p[0], {}, ValueError, "3 dimension"),
             (lambda p: p[..., :5], {}, ValueError, "C ≥ 1"),
-            (lambda p: p[:, :0], {}, ValueError, "empty"),
+            (lambda p: p[:0], {}, ValueError, "empty"),
+            (lambda p: p[:, :0].long(), {}, TypeError, "floating"),
             (lambda p: p * NAN, {}, ValueError, "NaN"),
             (lambda p: p.long(), {}, TypeError, "floating"),
             (lambda p: p.tolist(), {}, TypeError, "torch.Tensor"),
             (lambda p: p + 1, {}, ValueError, "pass logits=True"),
             (lambda p: p - 1, {}, ValueError, "pass logits=True"),
-            (lambda p: p * torch.tensor([1, 1, -1, 1, 1, 1, 1, 1]), {}, ValueError, "negative size, but 2 do"),
+            (lambda p: p * torch.tensor([1, 1, -1, 1, 1, 1, 1, 1]), {}, ValueError, "negative size, but 2 of the 2"),
             (lambda p: p, {"box_format": "xyxy"}, ValueError, "box_format='xyxy'"),
             (lambda p: p, {"box_format": "yolo"}, ValueError, "'cxcywh', 'xyxy', 'xywh'"),
             (lambda p: p, {"score_threshold": 1.1}, ValueError, r"score_threshold must lie in \[0, 1\]"),
@@ -211,6 +233,12 @@ class TestDetection:
             (lambda p: p, {"iou_threshold": NAN}, ValueError, "iou_threshold"),
             (lambda p: p, {"iou_threshold": "half"}, TypeError, "iou_threshold"),
             (lambda p: p, {"class_names": ["a"]}, ValueError, "3 classes, but has 1"),
+            (lambda p: p, {"class_names": list("abcd")}, ValueError, "objectness=False"),
+            (lambda p: p, {"objectness": None}, TypeError, "objectness must be True or False"),
+            (lambda p: (p, p), {}, TypeError, "must be one torch.Tensor"),
+            (lambda p: {"logits": p, "pred_boxes": p}, {}, TypeError, "keys.*torch.cat"),
+            (lambda p: p * torch.tensor([INF, 1, 1, 1, 1, 1, 1, 1]), {"logits": True}, ValueError, "boxes in preds"),
+            (lambda p: p * torch.tensor([1, 1, 1, 1, INF, 1, 1, 1]), {"logits": True}, ValueError, r"\+inf"),
             (lambda p: p, {"max_detections": 0}, ValueError, "max_detections"),
             (lambda p: p, {"max_detections": 2.0}, TypeError, "max_detections"),
         ],
@@ -219,6 +247,86 @@ class TestDetection:
         preds = raw_output([[(5, 5, -3, -3, 9, 0), (7, 7, -3, -3, 8, 1)]])  # as centre and size: 2 × 2 and 4 × 4
         with pytest.raises(error, match=words):
             interpret_detection_output(change(preds), **options)
+
+    def test_f4_sure_detections_are_ranked_by_their_logits(self):
+        """Half precision, 8.5 and 12: both scores round to 1, and the worse box used to win."""
+        boxes = [[0.0, 0, 10, 10, 8.5, 8.5], [0.0, 0, 10, 9, 12, 12]]
+        for dtype in DTYPES:
+            preds = torch.tensor([boxes]).to(dtype)
+            (found,) = interpret_detection_output(preds, box_format="xyxy", logits=True)
+            assert found["boxes"].tolist() == [[0.0, 0, 10, 9]]
+
+    @given(
+        st.lists(st.tuples(*[st.sampled_from([-40.0, -1.0, 0.0, 1e-3, 9.0, 17.0, 17.5, 40.0, 90.0])] * 2), min_size=1),
+        st.sampled_from(DTYPES),
+        st.booleans(),
+    )
+    def test_f4_the_order_is_that_of_the_exact_scores(self, pairs, dtype, objectness):
+        """Boxes far apart, so all stay. Python's floats know the logarithms of the scores to 16 digits."""
+        rows = [[100.0 * i, 0, 100.0 * i + 8, 8, *pair] for i, pair in enumerate(pairs)]
+        preds = torch.tensor([rows], dtype=dtype)
+        (found,) = interpret_detection_output(
+            preds, box_format="xyxy", logits=True, objectness=objectness, score_threshold=0.0
+        )
+
+        def exact(row) -> float:
+            factors = row[4:] if objectness else [max(row[4:])]  # without objectness: the better of two classes
+            return sum(-math.log1p(math.exp(-z)) for z in factors)
+
+        kept = preds[0].double().tolist()
+        order = sorted(range(len(kept)), key=lambda i: (-exact(kept[i]), kept[i]))
+        places = {tuple(row[:4]): i for i, row in enumerate(kept)}
+        if len(places) == len(kept):  # half precision may round two places to one
+            assert [places[tuple(box)] for box in found["boxes"].double().tolist()] == order
+
+    def test_f17_yolov8s_layout(self):
+        """(1, 4 + C, n) without objectness: the hint is the transpose, and the option reads it."""
+        n = 50
+        boxes = torch.rand(1, n, 4, generator=torch.Generator().manual_seed(0)) * 600
+        scores = torch.rand(1, n, 3, generator=torch.Generator().manual_seed(1))
+        exported = torch.cat([boxes, scores], 2).mT  # (1, 7, 50)
+        with pytest.raises(ValueError, match=r"\(1, 7, 50\) is \(batch, 4 \+ C, B\), pass preds.mT"):
+            interpret_detection_output(exported)
+        with pytest.raises(ValueError, match=r"pass preds.mT"):
+            interpret_detection_output(exported, class_names=["a", "b", "c"])
+        (found,) = interpret_detection_output(exported.mT, objectness=False, iou_threshold=1.0)
+        sure = scores[0].amax(1) >= 0.5
+        assert found["scores"].tolist() == scores[0].amax(1)[sure].sort(descending=True).values.tolist()
+        assert len(interpret_detection_output(exported.mT[..., :5], objectness=False)[0]["boxes"]) > 0  # one class
+        with pytest.raises(ValueError, match="pass objectness=False"):
+            interpret_detection_output(exported.mT[..., :5])
+
+    def test_f21_masked_classes(self):
+        preds = torch.tensor([[[5.0, 5, 2, 2, 3, -INF, 2], [9.0, 9, 2, 2, -INF, 1, 1]]])
+        (found,) = interpret_detection_output(preds, logits=True, score_threshold=0.0)
+        assert found["labels"].tolist() == [1, 0]
+        assert found["scores"][1] == 0
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_q13_corners_are_computed_in_float32(self, dtype):
+        """1001.5 − 3/2: in half precision there is no such centre, but also no corner of the one that there is."""
+        preds = torch.tensor([[[1001.5, 1001.5, 3.0, 3.0, 0.875, 1.0]]], dtype=dtype)
+        (found,) = interpret_detection_output(preds)
+        x, width = preds[0, 0, 0].double(), preds[0, 0, 2].double()
+        assert found["boxes"][0, 0].double() == x - width / 2
+        assert found["boxes"][0, 2].double() == x + width / 2
+
+    @pytest.mark.parametrize("options", [{}, {"logits": True}, {"class_agnostic": True}, {"class_names": ["a", "b"]}])
+    def test_q24_no_candidate_at_all(self, options):
+        found = interpret_detection_output(torch.zeros(2, 0, 7).half(), **options)
+        assert [f["boxes"].shape for f in found] == [(0, 4), (0, 4)]
+        assert [(f["scores"].dtype, f["labels"].dtype) for f in found] == [(torch.float32, torch.int64)] * 2
+
+    def test_q24_one_negative_size_does_not_cost_the_batch(self):
+        good, bad = [5.0, 5, 2, 2, 0.9, 1.0], [9.0, 9, 2, -0.1, 0.9, 1.0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # below the score threshold nothing is said
+            unlikely = [*bad[:4], 0.1, 1.0]
+            (found,) = interpret_detection_output(torch.tensor([[good, unlikely]]))
+            assert len(found["boxes"]) == 1
+        with pytest.warns(UserWarning, match="left out 1 of the 2 candidates.*box_format='cxcywh'"):
+            (found,) = interpret_detection_output(torch.tensor([[good, bad]]))
+        assert found["boxes"].tolist() == [[4.0, 4, 6, 6]]
 
     def test_e9_nms_is_per_class(self):
         preds = raw_output([[(0, 0, 4, 4, 15, 0), (0, 0, 4, 4, 12, 1)]])
@@ -277,43 +385,43 @@ class TestDetection:
 
 
 def by_the_book(found, truth, share: Fraction) -> tuple[list, list, dict]:
-    """Precision, recall and COCO's average precision in loops; boxes as in `raw_output`, all scores different."""
-    candidates = sorted(
-        ((box, picture) for picture, boxes in enumerate(found) for box in boxes), key=lambda entry: -entry[0][4]
-    )
-    taken, hits = set(), []
-    for box, picture in candidates:
-        rivals = [
-            (overlap(box, other), -j)
-            for j, other in enumerate(truth[picture])
-            if other[5] == box[5] and (picture, j) not in taken and overlap(box, other) >= share
-        ]
-        hits.append(bool(rivals))
-        if rivals:
-            taken.add((picture, -max(rivals)[1]))
+    """Precision, recall and COCO's average precision in loops; boxes as in `raw_output`. A threshold takes all
+    detections of one score or none."""
+    candidates = []  # (box, is it right?)
+    for boxes, objects in zip(found, truth, strict=True):
+        free = canonical(objects)
+        for box in canonical(boxes):
+            rivals = [other for other in free if other[5] == box[5] and overlap(box, other) >= share]
+            candidates.append((box, bool(rivals)))
+            if rivals:
+                free.remove(max(rivals, key=lambda other: overlap(box, other)))  # the first one of the largest
+    candidates.sort(key=lambda entry: -entry[0][4])
 
-    def curve(hits, objects):
-        right = list(itertools.accumulate(map(int, hits)))
-        return [Fraction(r, i + 1) for i, r in enumerate(right)], [Fraction(r, objects) for r in right]
+    def curve(candidates, objects):
+        points = []
+        for box, _ in candidates:
+            taken = [hit for other, hit in candidates if other[4] >= box[4]]
+            points.append((Fraction(sum(taken), len(taken)), Fraction(sum(taken), objects)))
+        return [p for p, _ in points], [r for _, r in points]
 
     average = {}
     for c in range(CLASSES):
         objects = sum(box[5] == c for boxes in truth for box in boxes)
         if objects:
-            of_class = [hit for hit, (box, _) in zip(hits, candidates, strict=True) if box[5] == c]
+            of_class = [entry for entry in candidates if entry[0][5] == c]
             points = list(zip(*curve(of_class, objects), strict=True))
             best = [max((p for p, r in points if r >= Fraction(i, 100)), default=0) for i in range(101)]
             average[c] = float(sum(best) / 101)
-    return *curve(hits, sum(map(len, truth))), average
+    return *curve(candidates, sum(map(len, truth))), average
 
 
 @st.composite
 def evaluations(draw) -> tuple:
-    """Pictures with detections, all of different scores, and true boxes; at least one true box in all."""
+    """Pictures with detections, of all different or of a few scores, and true boxes; at least one true box in all."""
     coordinate, size, label = st.integers(0, 3), st.integers(1, 4), st.integers(0, CLASSES - 1)
     box = st.tuples(coordinate, coordinate, size, size, st.just(0), label)
     pictures = draw(st.lists(st.tuples(st.lists(box, max_size=6), st.lists(box, max_size=5)), min_size=1, max_size=3))
-    scores = iter(draw(st.permutations(range(20))))
+    scores = iter(draw(st.permutations(range(20)) | st.lists(st.integers(0, 3), min_size=20, max_size=20)))
     found = [[(*b[:4], next(scores), b[5]) for b in boxes] for boxes, _ in pictures]
     truth = [boxes for _, boxes in pictures]
     truth[0] = [*truth[0], draw(box)]
@@ -333,6 +441,47 @@ class TestEvaluateDetections:
         expected = [average.get(c, NAN) for c in range(CLASSES)]
         assert result.average_precision.tolist() == pytest.approx(expected, nan_ok=True)
         assert result.mean_average_precision == pytest.approx(np.mean(list(average.values())))
+
+    @given(evaluations(), seeds)
+    def test_f5_no_figure_depends_on_any_order(self, case, seed):
+        """Pictures, detections in a picture and objects in a picture: all permuted."""
+        found, truth = case
+        shuffle = random.Random(seed)
+        order = shuffle.sample(range(len(found)), len(found))
+        mixed = [[shuffle.sample(pictures[i], len(pictures[i])) for i in order] for pictures in (found, truth)]
+        a, b = (evaluate_detections(*as_arguments(*each), num_classes=CLASSES) for each in (case, mixed))
+        for name in (*a.per_sample, "average_precision"):
+            assert torch.equal(getattr(a, name).nan_to_num(-1), getattr(b, name).nan_to_num(-1)), name
+        assert a.mean_average_precision == b.mean_average_precision
+
+    def test_f5_two_pictures_one_score_one_hit(self):
+        found = [[(*self.box, 9, 0)], [(*self.box, 9, 0)]]
+        for truth in ([[(*self.box, 0, 0)], []], [[], [(*self.box, 0, 0)]]):
+            result = evaluate_detections(*as_arguments(found, truth), num_classes=1)
+            assert result.precision.tolist() == [0.5, 0.5]
+            assert result.mean_average_precision == 0.5  # was 0.5 or 1.0
+
+    @pytest.mark.parametrize(
+        "nothing", [torch.tensor([]), torch.zeros(0, 4), torch.zeros(0, 4).half(), [], np.zeros(0)]
+    )
+    def test_f16_pictures_without_objects(self, nothing):
+        """Half of the objects found with full precision: 51 of COCO's 101 recalls are reached."""
+        detections, boxes, labels = as_arguments([[(*self.box, 9, 0)], []], [[(*self.box, 0, 0)] * 2, []])
+        boxes[0][1] += 50
+        empty = {"boxes": nothing, "scores": nothing, "labels": nothing}
+        for found in (detections, [detections[0], empty]):
+            result = evaluate_detections(found, [boxes[0], nothing], [labels[0], torch.tensor([])], num_classes=1)
+            assert result.average_precision.item() == pytest.approx(51 / 101)
+        nowhere = evaluate_detections([empty, empty], boxes, labels, num_classes=1)
+        assert (len(nowhere), nowhere.mean_average_precision) == (0, 0.0)
+
+    def test_what_the_reader_returns_is_taken(self):
+        """Also half-precision outputs with float64 truth, lists of labels, and pictures in which nothing was found."""
+        preds = raw_output([[(0, 0, 2, 2, 15, 0)], [(0, 0, 2, 2, 1, 0)]], torch.bfloat16)
+        found = interpret_detection_output(preds, box_format="xyxy", class_names=["a", "b", "c"])
+        boxes = [torch.tensor([[0.0, 0, 2, 2]], dtype=torch.float64), torch.tensor([])]
+        result = evaluate_detections(found, boxes, [[0], []], num_classes=3)
+        assert result.mean_average_precision == 1.0
 
     def test_a_second_detection_of_the_same_object_is_wrong(self):
         found = [[(*self.box, 9, 0), (*self.box, 8, 0)]]
@@ -354,12 +503,23 @@ class TestEvaluateDetections:
             (lambda f, b, n: (f, b, n), {"iou_threshold": 1.5}, r"\[0, 1\]"),
             (lambda f, b, n: (f, b, n), {"num_classes": 0}, "num_classes"),
             (lambda f, b, n: (f, b, n), {"num_classes": 1}, "from 0 to 0"),
-            (lambda f, b, n: ([f[0] | {"labels": f[0]["labels"] + 7}], b, n), {}, "labels must hold class indices"),
+            (lambda f, b, n: ([f[0] | {"labels": f[0]["labels"] + 7}], b, n), {}, "labels of .* must hold class"),
             (lambda f, b, n: ([], [], []), {}, "no true object"),
             (lambda f, b, n: (f, b, [n[0].repeat(2)]), {}, "true_labels"),
+            (lambda f, b, n: (f, b, [n[0].float()]), {}, r"true_labels\[0\] must have an integer dtype"),
+            # Q6: boxes that are none; Q30: a key that is missing
+            (lambda f, b, n: (f, [b[0] * NAN], n), {}, r"true_boxes\[0\] must be finite"),
+            (lambda f, b, n: (f, [b[0].flip(1)], n), {}, r"true_boxes\[0\] must be corners.*1 of 1.*box_convert"),
+            (lambda f, b, n: ([f[0] | {"boxes": f[0]["boxes"] * INF}], b, n), {}, r"boxes of detections\[0\]"),
+            (lambda f, b, n: ([f[0] | {"boxes": f[0]["boxes"].flip(1)}], b, n), {}, r"detections\[0\] must be corners"),
+            (lambda f, b, n: ([f[0] | {"scores": f[0]["scores"] * NAN}], b, n), {}, "scores of .* must be finite"),
+            (lambda f, b, n: ([f[0] | {"scores": torch.ones(2)}], b, n), {}, "one score for each of its 1 boxes"),
+            (lambda f, b, n: ([f[0] | {"boxes": torch.ones(1, 5)}], b, n), {}, r"\(M, 4\)"),
+            (lambda f, b, n: ([{"boxes": f[0]["boxes"], "labels": n[0]}], b, n), {}, "keys boxes, scores, labels"),
+            (lambda f, b, n: ([f[0]["boxes"]], b, n), {}, "keys boxes, scores, labels"),
         ],
     )
-    def test_bad_input(self, change, options, words):
+    def test_bad_input_also_q6_and_q30(self, change, options, words):
         arguments = as_arguments([[(*self.box, 9, 0)]], [[(*self.box, 0, 1)]])
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((TypeError, ValueError), match=words):
             evaluate_detections(*change(*arguments), **{"num_classes": 2} | options)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,10 +88,10 @@ class TestRegression:
         assert np.allclose(permuted.statistics, result.statistics)
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_dtype_and_has_a_frame(self, dtype):
+    def test_is_in_float32_or_better_and_has_a_frame(self, dtype):
         preds, target = random_normal(5, 2, scale=2.0).to(dtype), random_normal(5, 2, seed=1, scale=2.0).to(dtype)
         result = interpret_regression_output(preds, target)
-        assert result.preds.dtype == result.error.dtype == dtype
+        assert result.preds.dtype == result.error.dtype == torch.promote_types(dtype, torch.float32)
         assert len(result.to_frame()) == 5
         assert "5 rows" in result._repr_html_()
 
@@ -102,6 +103,25 @@ class TestRegression:
         expected = sklearn.metrics.mean_absolute_error(target.double().numpy(), preds.double().numpy())
         assert table["mean_absolute_error"].iloc[0] == pytest.approx(expected, rel=1e-12)
         assert np.isfinite(table).all(axis=None)
+
+    def test_q19_errors_of_half_precision_are_finite(self):
+        preds, target = torch.tensor([65504.0]).half(), torch.tensor([-65504.0]).half()
+        assert (preds - target).isinf().all()  # the error
+        result = interpret_regression_output(preds, target)
+        assert result.error.tolist() == [[131008.0]]
+        assert result[0]["error"].item() == 131008.0
+
+    def test_q30_a_models_output_is_read(self):
+        preds = random_normal(4, 1)
+        assert torch.equal(interpret_regression_output(SimpleNamespace(logits=preds)).preds, preds)
+
+    @pytest.mark.parametrize("target", [None, torch.zeros(3)])
+    def test_q30_an_index_that_is_none_gets_a_sentence(self, target):
+        result = interpret_regression_output(torch.ones(3), target)
+        assert result[-1]["preds"].tolist() == [1.0]
+        assert ("error" in result[0]) == (target is not None)
+        with pytest.raises(TypeError, match=r"result\.preds\[:10\]"):
+            result[:2]
 
     def test_non_contiguous_tensors(self):
         preds, target = random_normal(3, 8, scale=2.0).T, random_normal(16, 6, seed=1, scale=2.0)[::2, ::2]
