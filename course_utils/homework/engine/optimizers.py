@@ -1,4 +1,7 @@
-"""The steps of torch.optim for many runs at once: one flat parameter buffer, each number with its run's own lr."""
+"""The steps of torch.optim for many runs at once: one flat parameter buffer, each number with its run's own lr.
+
+torch.optim itself has one lr for a group of tensors; here neighbours in one tensor have different ones.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from course_utils.homework.loop import MOMENTUM
+from course_utils.homework.engine.base import MOMENTUM
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
 
@@ -70,4 +73,4 @@ class Adam:
         self.parameters.addcmul_(self.direction, self.lr, value=-1 / (1 - BETA1**self.count))
 
 
-UPDATES = {"sgd": SGD, "momentum": SGD, "nesterov": SGD, "adam": Adam, "adamw": Adam}
+BATCHED_OPTIMIZERS = {"sgd": SGD, "momentum": SGD, "nesterov": SGD, "adam": Adam, "adamw": Adam}
