@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from course_utils.foundation.arguments import check_choice, describe_value
+from course_utils.foundation.arguments import check_choice
 from course_utils.foundation.html import render
 from course_utils.foundation.plotting import figure_png
 from course_utils.foundation.progress import progress_bar
@@ -27,22 +27,9 @@ from course_utils.homework.runs import (
     spread,
 )
 from course_utils.homework.settings import expand_grid
-from course_utils.homework.storage import (
-    MAX_AUTHOR,
-    MAX_BYTES,
-    Journal,
-    check_summary,
-    from_document,
-    parse_json,
-    read_limited,
-    setting_to_json,
-    to_document,
-    to_json,
-    write_new,
-)
+from course_utils.homework.storage import Journal, from_bytes, read_limited, setting_to_json, to_bytes, write_new
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -121,7 +108,7 @@ def _train(
 ) -> dict[tuple[int, int], RunRecord]:
     """The records of all items by (setting, seed): those of the journal, and the others trained now."""
     done = dict(journal.records) if journal else {}
-    # Planned for all runs, so that a comparison that goes on trains the rest in the company that it had before.
+    # Planned for all runs: those that are left are trained with the same neighbours as in a call without interruption.
     plan = ([item for item in job if (item.number, item.seed) not in done] for job in plan_jobs(splits, items, engine))
     jobs = [job for job in plan if job]
     with (
@@ -141,39 +128,17 @@ def _train(
 class Comparison(ComparedRuns):
     """The result of `compare`: all tables of the runs, their figures, and ways to keep and to show them.
 
-    Attributes:
-        settings: the grid, in order; a setting's number is its place here.
-        seeds: of the runs of each setting.
-        records: one for each run, setting by setting and in each seed by seed.
-        sizes: the numbers of training, validation and test samples; with folds, of the first one.
-        data: the name of the data set; None for the caller's own.
-        data_digest: SHA-256 of the data.
-        metric, validation, engine: as given to `compare`.
-        author: who handed it in, if the file says so.
+    Its fields are those of `ComparedRuns`: settings, seeds, records, sizes, data, data_digest, metric, validation,
+    engine and author.
     """
+
+    plot_curves = plotting.plot_curves
+    plot_heatmap = plotting.plot_heatmap
+    plot_seeds = plotting.plot_seeds
+    plot_importance = plotting.plot_importance
 
     def _repr_html_(self) -> str:
         return render("homework/templates/preview.html", text=repr(self), table=self.summary(), limit=10)
-
-    def plot_curves(self, *, ax: Axes | None = None) -> Figure:
-        """The training loss of the best settings, at most 8: median over the seeds, and the range of all seeds."""
-        return plotting.plot_curves(self, ax=ax)
-
-    def plot_heatmap(self, x: str | None = None, y: str | None = None) -> Figure:
-        """The mean validation metric for each pair of values of two names, over everything else.
-
-        Args:
-            x, y: varied names; None takes those with the most values.
-        """
-        return plotting.plot_heatmap(self, x, y)
-
-    def plot_seeds(self, *, ax: Axes | None = None) -> Figure:
-        """Each run of the best settings, at most 25, with the mean and its 95 % interval."""
-        return plotting.plot_seeds(self, ax=ax)
-
-    def plot_importance(self, *, ax: Axes | None = None) -> Figure:
-        """`importance` as bars."""
-        return plotting.plot_importance(self, ax=ax)
 
     def report(self, path: str | os.PathLike) -> None:
         """Write one HTML page that needs no other file: the conclusion, the tables, the figures with texts.
@@ -183,7 +148,7 @@ class Comparison(ComparedRuns):
         """
         page = render(
             "homework/templates/comparison.html",
-            title=f"Comparison of {len(self.settings)} settings on {self.data or 'own data'}",
+            title=f"Comparison of {len(self.settings)} settings on {self.data or 'unnamed data'}",
             comparison=self,
             sizes=[f"{size:,} {name}" for name, size in zip(PARTS, self.sizes, strict=True)],
             test_size=f"{TEST_SIZE:.0%}",
@@ -222,15 +187,7 @@ class Comparison(ComparedRuns):
         Raises:
             FileExistsError: `path` holds something else.
         """
-        author = self.author if author is None else author
-        if author is not None and not (isinstance(author, str) and 0 < len(author) <= MAX_AUTHOR):
-            raise ValueError(
-                f"author must be a text of at most {MAX_AUTHOR} characters, but is {describe_value(author)}"
-            )
-        content = (to_json(to_document(self, author)) + "\n").encode()
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"the file would have more than {MAX_BYTES / 2**20:g} MiB; compare fewer runs at a time")
-        write_new(path, content)
+        write_new(path, to_bytes(self, self.author if author is None else author))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Comparison:
@@ -243,14 +200,6 @@ class Comparison(ComparedRuns):
         if not os.path.exists(path):
             raise FileNotFoundError(f"there is no file {path}")
         try:
-            return cls.from_content(read_limited(path, MAX_BYTES))
+            return cls(**from_bytes(read_limited(path)))
         except ValueError as error:
             raise ValueError(f"{path} cannot be loaded: {error}") from None
-
-    @classmethod
-    def from_content(cls, content: bytes) -> Comparison:
-        """The comparison that the bytes of a file describe. Raises ValueError if they describe none."""
-        document = parse_json(content)
-        comparison = cls(**from_document(document))
-        check_summary(document, comparison)
-        return comparison

@@ -22,6 +22,7 @@ MAX_WRITTEN = 20  # rows or columns of a heatmap whose cells have room for a num
 
 @course_style()
 def plot_curves(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
+    """The training loss of the best settings, at most 8: median over the seeds, and the range of all seeds."""
     numbers = comparison.summary()["setting"].tolist()
     shown = numbers[:MAX_CURVES]
     figure, ax = axes_or_new(ax, size=(9.0, 4.2))  # wide: the legend stands beside the axes, and its labels are long
@@ -41,7 +42,13 @@ def plot_curves(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
 
 
 @course_style()
-def plot_heatmap(comparison: ComparedRuns, x: str | None, y: str | None) -> Figure:
+def plot_heatmap(comparison: ComparedRuns, x: str | None = None, y: str | None = None) -> Figure:
+    """The mean validation metric for each pair of values of two names, over everything else.
+
+    Args:
+        comparison: two or more settings.
+        x, y: varied names; None takes those with the most values.
+    """
     import seaborn
     from matplotlib.colors import LogNorm, Normalize
 
@@ -114,6 +121,7 @@ def _tick(value: object) -> str:
 
 @course_style()
 def plot_seeds(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
+    """Each run of the best settings, at most 25, with the mean and its 95 % interval."""
     table = comparison.summary().head(MAX_ROWS)
     values = comparison.matrix()
     figure, ax = axes_or_new(ax, size=(8.5, 1.5 + 0.32 * len(table)))
@@ -146,6 +154,7 @@ def plot_seeds(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
 
 @course_style()
 def plot_importance(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
+    """`ComparedRuns.importance` as bars."""
     shares = comparison.importance()
     figure, ax = axes_or_new(ax, size=(7.0, 1.4 + 0.42 * len(shares)))
     rest = ("interactions", "seeds")

@@ -85,7 +85,7 @@ class ComparedRuns:
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self.settings)} settings × {len(self.seeds)} seeds on "
-            f"{self.data or 'own data'}, {self.metric}, {self.validation})"
+            f"{self.data or 'unnamed data'}, {self.metric}, {self.validation})"
         )
 
     @cached_property

@@ -25,10 +25,10 @@ from course_utils.homework.metrics import measure
 from course_utils.homework.settings import Setting
 
 ENGINES = ("auto", "batched", "loop")
-# Fewer runs at once would be slower; more would leave a second core idle and a log without news.
+# Fewer runs at once would be slower; more would leave a second core idle, and lose more when a program is stopped.
 RUNS_PER_JOB = 100
 # From this many numbers in a training part on, a seed's runs share one copy of it, which is twice as fast on the
-# digits. Below, all seeds train together, each run with its own copy.
+# digits. Below, all seeds train together, each run with a copy of its data.
 SHARED_FROM = 20_000
 MAX_LOGGED = 100  # epochs of a curve
 _PACKAGES = ("torch", "scikit-learn", "numpy")
@@ -147,7 +147,7 @@ def spread(splits: DataSplits, jobs: Sequence[list[Item]], engine: str, metric: 
     if backend.supports_return_generator or num_processes == 1:
         yield from joblib.Parallel(return_as="generator_unordered")(calls)
         return
-    # "multiprocessing", and Ray, which is built on it, give back lists only: in rounds, so that a log gets its news.
+    # "multiprocessing", and Ray, which is built on it, give back whole lists only. In rounds, a log still grows.
     step = 4 * max(1, backend.effective_n_jobs(num_processes))
     for start in range(0, len(calls), step):
         yield from joblib.Parallel()(calls[start : start + step])

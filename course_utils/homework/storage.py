@@ -9,12 +9,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from course_utils.foundation.arguments import describe_value
 from course_utils.foundation.files import write_atomically
 from course_utils.homework.data import DATA, PARTS, VALIDATIONS
 from course_utils.homework.metrics import METRICS
@@ -29,10 +30,8 @@ MAX_AUTHOR = 200  # characters, as the next one
 MAX_VERSIONS = 300
 MAX_SETTINGS, MAX_SEEDS = 10_000, 10_000
 MAX_PROBLEMS = 20  # of one file; more would bury the first
-KEYS = (
-    *("format", "author", "data", "data_digest", "metric", "validation", "engine", "sizes"),
-    *("settings", "seeds", "runs", "summary", "curves_digest"),
-)
+FIELDS = ("data", "data_digest", "metric", "validation", "engine")  # of a comparison, in JSON as they are
+KEYS = ("format", "author", *FIELDS, "sizes", "settings", "seeds", "runs", "summary", "curves_digest")
 
 
 # Bytes and JSON
@@ -50,19 +49,19 @@ def write_new(path: str | os.PathLike, content: bytes) -> Path:
     return write_atomically(path, lambda file: file.write(content))
 
 
-def read_limited(path: str | os.PathLike, max_bytes: int) -> bytes:
+def read_limited(path: str | os.PathLike) -> bytes:
     """The contents of an ordinary file.
 
     Raises:
-        ValueError: no ordinary file, or one of more than `max_bytes`.
+        ValueError: no ordinary file, or one of more than 16 MiB.
     """
     path = Path(path)
     if not path.is_file():  # a pipe or a device would block or never end
         raise ValueError("there is no such file" if not path.exists() else "this is not an ordinary file")
     with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"the file is too large: more than {max_bytes / 2**20:g} MiB")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"the file is too large: more than {MAX_BYTES / 2**20:g} MiB")
     return content
 
 
@@ -126,7 +125,34 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
+Check = tuple[Callable[[Any], bool], str]  # what a value must pass, and that in words
+
+
+def _wrong_values(plain: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
+    return [
+        f"{name} must be {wanted}, but is {_brief(plain[name])}"
+        for name, (is_right, wanted) in checks.items()
+        if not is_right(plain[name])
+    ]
+
+
+def _is_text(value: Any, max_length: int) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= max_length
+
+
 # Runs and settings as JSON values; NaN becomes null
+
+_COUNT: Check = (lambda v: _is_whole(v) and v >= 0), "a whole number ≥ 0"
+_FIGURE: Check = (lambda v: v is None or _is_number(v)), "a number or null"
+RUN_CHECKS: dict[str, Check] = {
+    "setting": _COUNT,
+    "seed": _COUNT,
+    **dict.fromkeys(PARTS, _FIGURE),
+    "diverged": (lambda v: isinstance(v, bool), "true or false"),
+    "seconds": (lambda v: _is_number(v) and v >= 0, "a number ≥ 0"),
+    "versions": (lambda v: _is_text(v, MAX_VERSIONS), f"a text of 1 to {MAX_VERSIONS} characters"),
+    "losses": (lambda v: isinstance(v, list) and all(map(_FIGURE[0], v)), "a list of numbers or nulls"),
+}
 
 
 def record_to_json(record: RunRecord) -> dict[str, Any]:
@@ -143,20 +169,8 @@ def record_from_json(plain: Any) -> RunRecord:
     names = [field.name for field in fields(RunRecord)]
     if not isinstance(plain, dict) or set(plain) != set(names):
         raise ValueError(f"a run must have exactly the keys {', '.join(names)}")
-    for name in ("setting", "seed"):
-        if not _is_whole(plain[name]) or plain[name] < 0:
-            raise ValueError(f"a run's {name} must be a whole number ≥ 0, but is {_brief(plain[name])}")
-    for name in PARTS:
-        if plain[name] is not None and not _is_number(plain[name]):
-            raise ValueError(f"a run's {name} must be a number or null, but is {_brief(plain[name])}")
-    if not isinstance(plain["diverged"], bool):
-        raise ValueError(f"a run's diverged must be true or false, but is {_brief(plain['diverged'])}")
-    if not _is_number(plain["seconds"]) or plain["seconds"] < 0:
-        raise ValueError(f"a run's seconds must be a number ≥ 0, but are {_brief(plain['seconds'])}")
-    if not isinstance(plain["versions"], str) or not 0 < len(plain["versions"]) <= MAX_VERSIONS:
-        raise ValueError("a run's versions are missing")
-    if not isinstance(plain["losses"], list) or not all(v is None or _is_number(v) for v in plain["losses"]):
-        raise ValueError("a run's losses must be a list of numbers or nulls")
+    if problems := _wrong_values(plain, RUN_CHECKS):
+        raise ValueError(f"a run's {problems[0]}")
     figures = {name: _nan_for_null(plain[name]) for name in (*PARTS, "seconds")}
     return RunRecord(**(plain | figures | {"losses": tuple(map(_nan_for_null, plain["losses"]))}))
 
@@ -176,15 +190,51 @@ def setting_to_json(setting: Setting) -> dict[str, Any]:
 # The document
 
 
-def to_document(comparison: ComparedRuns, author: str | None) -> dict[str, Any]:
+DOCUMENT_CHECKS: dict[str, Check] = {
+    "author": (lambda v: v is None or _is_text(v, MAX_AUTHOR), f"null or a text of 1 to {MAX_AUTHOR} characters"),
+    "data": (lambda v: v is None or v in DATA, f"null or one of {', '.join(DATA)}"),
+    "data_digest": (lambda v: isinstance(v, str) and len(v) == 64, "a SHA-256 digest"),
+    "metric": (lambda v: v in tuple(METRICS), f"one of {', '.join(METRICS)}"),
+    "validation": (lambda v: v in VALIDATIONS, f"one of {', '.join(VALIDATIONS)}"),
+    "engine": (lambda v: v in ENGINES, f"one of {', '.join(ENGINES)}"),
+    "sizes": (
+        lambda v: isinstance(v, list) and len(v) == 3 and all(_is_whole(n) and 0 < n < 2**40 for n in v),
+        "the numbers of training, validation and test samples",
+    ),
+}
+
+
+def to_bytes(comparison: ComparedRuns, author: str | None) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        ValueError: an author that is too long or no text, or so many runs that `read_limited` would refuse the file.
+    """
+    if author is not None and not _is_text(author, MAX_AUTHOR):
+        raise ValueError(f"author must be a text of 1 to {MAX_AUTHOR} characters, but is {describe_value(author)}")
+    content = (to_json(_to_document(comparison, author)) + "\n").encode()
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"the file would have more than {MAX_BYTES / 2**20:g} MiB; compare fewer runs at a time")
+    return content
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """The fields of the `ComparedRuns` in a file whose form and summary are in order.
+
+    Raises:
+        ValueError: what is wrong, in words; BadDocument with a list of problems where the file is whole.
+    """
+    document = parse_json(content)
+    compared = from_document(document)
+    _check_summary(document, ComparedRuns(**compared))
+    return compared
+
+
+def _to_document(comparison: ComparedRuns, author: str | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "author": author,
-        "data": comparison.data,
-        "data_digest": comparison.data_digest,
-        "metric": comparison.metric,
-        "validation": comparison.validation,
-        "engine": comparison.engine,
+        **{name: getattr(comparison, name) for name in FIELDS},
         "sizes": list(comparison.sizes),
         "settings": [setting_to_json(setting) for setting in comparison.settings],
         "seeds": list(comparison.seeds),
@@ -219,7 +269,7 @@ class BadDocument(ValueError):
 
 
 def from_document(document: Any) -> dict[str, Any]:
-    """The fields of the `ComparedRuns` that a document describes, all but its summary checked.
+    """The fields of the `ComparedRuns` that a document describes. Its summary is not looked at.
 
     Raises:
         BadDocument: what is wrong with it.
@@ -232,7 +282,7 @@ def from_document(document: Any) -> dict[str, Any]:
         "seeds": seeds,
         "records": records,
         "sizes": tuple(document["sizes"]),
-        **{name: document[name] for name in ("data", "data_digest", "metric", "validation", "engine", "author")},
+        **{name: document[name] for name in (*FIELDS, "author")},
     }
 
 
@@ -246,20 +296,7 @@ def _check_top(document: Any) -> None:
         raise BadDocument([f"this is not a file that Comparison.save of this version wrote (format {FORMAT!r})"])
     missing, foreign = (sorted(map(str, a)) for a in (set(KEYS) - set(document), set(document) - set(KEYS)))
     _refuse([f"the key {name!r} is missing" for name in missing] + [f"{_brief(n)} is a foreign key" for n in foreign])
-    author, data, digest, sizes = (document[name] for name in ("author", "data", "data_digest", "sizes"))
-    problems = []
-    if author is not None and not (isinstance(author, str) and 0 < len(author) <= MAX_AUTHOR):
-        problems.append(f"author must be null or a text of at most {MAX_AUTHOR} characters")
-    if data is not None and data not in DATA:
-        problems.append(f"data must be null or one of {', '.join(DATA)}, but is {_brief(data)}")
-    if not isinstance(digest, str) or len(digest) != 64:
-        problems.append("data_digest must be a SHA-256 digest")
-    if not isinstance(sizes, list) or len(sizes) != 3 or not all(_is_whole(n) and 0 < n < 2**40 for n in sizes):
-        problems.append("sizes must be the numbers of training, validation and test samples")
-    for name, options in (("metric", tuple(METRICS)), ("validation", VALIDATIONS), ("engine", ENGINES)):
-        if document[name] not in options:
-            problems.append(f"{name} must be one of {', '.join(options)}, but is {_brief(document[name])}")
-    _refuse(problems)
+    _refuse(_wrong_values(document, DOCUMENT_CHECKS))
 
 
 def _read_settings(plain: Any) -> tuple[Setting, ...]:
@@ -342,7 +379,7 @@ def _impossible_figures(record: RunRecord, setting: Setting, metric: str) -> lis
     return problems
 
 
-def check_summary(document: Mapping[str, Any], comparison: ComparedRuns) -> None:
+def _check_summary(document: Mapping[str, Any], comparison: ComparedRuns) -> None:
     """Raise BadDocument where the document's summary and digest do not follow from its runs."""
     problems = []
     found, expected = document["summary"], summary_to_json(comparison)

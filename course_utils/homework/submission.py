@@ -16,7 +16,7 @@ from course_utils.homework.engine.batched import can_be_batched
 from course_utils.homework.metrics import one_sample
 from course_utils.homework.runs import Item, RunRecord, run_job
 from course_utils.homework.settings import Setting
-from course_utils.homework.storage import MAX_BYTES, BadDocument, read_limited
+from course_utils.homework.storage import BadDocument, from_bytes, read_limited
 
 MAX_SECONDS = 120  # estimated for one run; a class of thirty has to be checked in an evening
 SECONDS_A_STEP, SECONDS_AN_OPERATION = 2e-4, 2e-10
@@ -46,7 +46,7 @@ class Verdict:
 def validate_submission(
     path: str | os.PathLike, *, rerun: int = 3, tolerance: float = 1e-3, seed: int | None = None
 ) -> Verdict:
-    """Check a file that `Comparison.save` is said to have written. A bad file gives a verdict, never an exception.
+    """Check a file that was handed in as one of `Comparison.save`. A bad file gives a verdict, never an exception.
 
     In order: size and JSON; the keys and their values; every setting with every seed exactly once; figures that are
     possible, for an accuracy also whole numbers of samples; a summary and a curves digest that follow from the runs;
@@ -81,7 +81,7 @@ def check_submission(
     """The verdict, and the comparison if the file is whole."""
     comparison = None
     try:
-        comparison = Comparison.from_content(read_limited(path, MAX_BYTES))
+        comparison = Comparison(**from_bytes(read_limited(path)))
         problems = check_against_data(comparison, rerun=rerun, tolerance=tolerance, seed=seed)
     except BadDocument as error:
         problems = error.problems
@@ -94,7 +94,7 @@ def check_submission(
 
 def check_against_data(comparison: Comparison, *, rerun: int, tolerance: float, seed: int | None) -> list[str]:
     if comparison.data is None:
-        return ["the comparison is on own data, so its runs cannot be repeated; hand in one on a named data set"]
+        return ["the data set has no name, so its runs cannot be repeated; hand in a comparison on a named one"]
     splits = load_splits(comparison.data, comparison.validation)
     if comparison.data_digest != splits.digest:
         return [f"the data are not the {comparison.data} data of this computer"]

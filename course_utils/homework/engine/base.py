@@ -8,6 +8,7 @@ as the run of this seed without dropout.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -120,23 +121,35 @@ def _initial_layer(init: str, fan_in: int, fan_out: int, generator: torch.Genera
     return weight, bias  # "zeros" stays as it is
 
 
-def dropout_words(num_units: int, num_samples: int) -> int:
-    """How many 16-bit words the dropout of one epoch takes: one for each unit and sample, in full 64-bit numbers."""
-    return -(-num_units * num_samples // 4) * 4
+class Dropout:
+    """The dropout masks of R runs with layers of the same widths, each run's from its own generator.
 
+    A unit is off in a sample where a random word of 16 bits is small; four words come from one 64-bit number. That
+    makes a mask an eighth as expensive as torch.bernoulli does. What is on is multiplied by 1 / P(on), so that the
+    expectation stays what it is without dropout.
 
-def draw_words(words: Tensor, generator: torch.Generator) -> None:
-    """Fill an int16 tensor (a multiple of 4 long) with random bits: four words from each 64-bit number.
-
-    This makes a mask an eighth as expensive as torch.bernoulli does.
+    Args:
+        runs: R pairs of a setting and a seed.
+        num_samples: N of an epoch.
+        dtype: of the masks.
     """
-    words.view(torch.int64).random_(-(2**63), None, generator=generator)
 
+    def __init__(self, runs: Sequence[Run], num_samples: int, dtype: torch.dtype) -> None:
+        widths = runs[0][0].hidden_features
+        words_off = torch.tensor([min(round(setting.dropout * _LEVELS), _LEVELS - 1) for setting, _ in runs])
+        self.on_from = (words_off - _LEVELS // 2).to(torch.int16)[:, None, None]
+        self.scale = (_LEVELS / (_LEVELS - words_off.double())).to(dtype)[:, None, None]
+        self.generators = [run_generator(seed, "dropout") for _, seed in runs]
+        num_words = sum(widths) * num_samples
+        self.words = torch.empty(len(runs), -(-num_words // 4) * 4, dtype=torch.int16)  # whole 64-bit numbers
+        units = self.words[:, :num_words].view(len(runs), sum(widths), num_samples)
+        self.by_layer = units.split(widths, dim=1)  # (R, H, N) each
 
-def dropout_rule(dropout: float) -> tuple[int, float]:
-    """(keep_from, scale): a unit is kept where its word is at least keep_from, and multiplied by scale = 1 / P(kept).
+    def draw_epoch(self) -> None:
+        for words, generator in zip(self.words, self.generators, strict=True):
+            words.view(torch.int64).random_(-(2**63), None, generator=generator)
 
-    The scale keeps the expectation what it is without dropout. At least one of the 65,536 words keeps a unit on.
-    """
-    words_off = min(round(dropout * _LEVELS), _LEVELS - 1)
-    return words_off - _LEVELS // 2, _LEVELS / (_LEVELS - words_off)
+    def write_mask(self, layer: int, positions: slice, out: Tensor) -> None:
+        """The mask (R, H, B) of a batch, at its positions in the epoch: 0 for what is off, 1 / P(on) for what is on."""
+        torch.ge(self.by_layer[layer][:, :, positions], self.on_from, out=out)
+        out.mul_(self.scale)

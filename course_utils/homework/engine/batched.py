@@ -16,7 +16,7 @@ from course_utils.homework.engine.base import (
     layer_sizes,
     run_generator,
 )
-from course_utils.homework.engine.optimizers import BATCHED_OPTIMIZERS
+from course_utils.homework.engine.optimizers import BatchedOptimizer
 from course_utils.homework.engine.stacks import CrossEntropy, Stack, layer_views
 from course_utils.homework.settings import Setting
 
@@ -169,7 +169,7 @@ class Chunk:
         decays = [setting.weight_decay for setting in self.settings]
         weight_decay = self._for_each_parameter(decays) if any(decays) else None
         name = self.settings[0].optimizer
-        self.optimizer = BATCHED_OPTIMIZERS[name](self.parameters, self.gradients, lr, weight_decay, name)
+        self.optimizer = BatchedOptimizer(name, self.parameters, self.gradients, lr, weight_decay)
 
     def _for_each_parameter(self, values: list[float]) -> Tensor:
         """One value a run → a flat float64 tensor with that value at each of the run's parameters."""

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from course_utils.foundation.networks import ACTIVATIONS
 from course_utils.homework.engine.base import (
     MOMENTUM,
+    Dropout,
     Parameters,
     TrainedRun,
     check_training_data,
-    draw_words,
-    dropout_rule,
-    dropout_words,
     initial_parameters,
     run_generator,
 )
@@ -115,17 +113,17 @@ def batches(
 
 
 def dropout_masks(setting: Setting, seed: int, num_samples: int, dtype: torch.dtype) -> Iterator[Tensor | None]:
-    """For each epoch a mask (N, H₁ + H₂ + …): 0 for what is off, 1 / P(kept) for what is on. None: no dropout.
+    """For each epoch a mask (N, H₁ + H₂ + …): 0 for what is off, 1 / P(on) for what is on. None: no dropout.
 
     A mask belongs to a position in the epoch's order.
     """
     if setting.dropout == 0:
         while True:
             yield None
-    num_units, (keep_from, scale) = sum(setting.hidden_features), dropout_rule(setting.dropout)
-    words = torch.empty(dropout_words(num_units, num_samples), dtype=torch.int16)
-    generator = run_generator(seed, "dropout")
+    dropout = Dropout([(setting, seed)], num_samples, dtype)
+    layers = [torch.empty(1, width, num_samples, dtype=dtype) for width in setting.hidden_features]
     while True:
-        draw_words(words, generator)
-        by_unit = words[: num_units * num_samples].view(num_units, num_samples)
-        yield (by_unit >= keep_from).T.to(dtype) * scale
+        dropout.draw_epoch()
+        for i, layer in enumerate(layers):
+            dropout.write_mask(i, slice(None), layer)
+        yield torch.cat(layers, 1)[0].T

@@ -21,15 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from course_utils.homework.engine.base import (
-    Parameters,
-    Run,
-    draw_words,
-    dropout_rule,
-    dropout_words,
-    initial_parameters,
-    run_generator,
-)
+from course_utils.homework.engine.base import Dropout, Parameters, Run, initial_parameters
 
 LOG2_E = 1.4426950408889634
 aten = torch.ops.aten
@@ -37,51 +29,29 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation for the closed form. Both functions write into tensors that are there.
+    """An activation f for the closed form. Both functions write into tensors that are there.
 
     Attributes:
-        forward: (z, out), out = f(z).
-        backward: (grad, saved), grad *= f'(z).
-        saves_input: whether `backward` takes z. If not it takes f(z), which then replaces z in memory.
+        forward: (z, out=…) writes f(z).
+        backward: (grad, saved, *options, grad_input=…) writes grad · f'(z).
+        options: of `backward`.
+        saves_input: whether `saved` is z. If not it is f(z), which then replaces z in memory.
     """
 
-    forward: Callable[[Tensor, Tensor], object]
-    backward: Callable[[Tensor, Tensor], object]
+    forward: Callable[..., Tensor]
+    backward: Callable[..., Tensor]
+    options: tuple = ()
     saves_input: bool = False
 
 
 BATCHED_ACTIVATIONS = {
-    "relu": Activation(
-        lambda z, out: torch.clamp_min(z, 0, out=out),
-        lambda grad, a: aten.threshold_backward.grad_input(grad, a, 0, grad_input=grad),
-    ),
-    "leaky_relu": Activation(
-        lambda z, out: aten.leaky_relu.out(z, 0.01, out=out),
-        lambda grad, a: aten.leaky_relu_backward.grad_input(grad, a, 0.01, True, grad_input=grad),
-    ),
-    "tanh": Activation(
-        lambda z, out: torch.tanh(z, out=out),
-        lambda grad, a: aten.tanh_backward.grad_input(grad, a, grad_input=grad),
-    ),
-    "sigmoid": Activation(
-        lambda z, out: torch.sigmoid(z, out=out),
-        lambda grad, a: aten.sigmoid_backward.grad_input(grad, a, grad_input=grad),
-    ),
-    "softplus": Activation(
-        lambda z, out: aten.softplus.out(z, out=out),
-        lambda grad, z: aten.softplus_backward.grad_input(grad, z, 1, 20, grad_input=grad),
-        saves_input=True,
-    ),
-    "gelu": Activation(
-        lambda z, out: aten.gelu.out(z, out=out),
-        lambda grad, z: aten.gelu_backward.grad_input(grad, z, grad_input=grad),
-        saves_input=True,
-    ),
-    "silu": Activation(
-        lambda z, out: aten.silu.out(z, out=out),
-        lambda grad, z: aten.silu_backward.grad_input(grad, z, grad_input=grad),
-        saves_input=True,
-    ),
+    "relu": Activation(aten.relu.out, aten.threshold_backward.grad_input, (0,)),
+    "leaky_relu": Activation(aten.leaky_relu.out, aten.leaky_relu_backward.grad_input, (0.01, True)),
+    "tanh": Activation(aten.tanh.out, aten.tanh_backward.grad_input),
+    "sigmoid": Activation(aten.sigmoid.out, aten.sigmoid_backward.grad_input),
+    "softplus": Activation(aten.softplus.out, aten.softplus_backward.grad_input, (1, 20), saves_input=True),
+    "gelu": Activation(aten.gelu.out, aten.gelu_backward.grad_input, saves_input=True),
+    "silu": Activation(aten.silu.out, aten.silu_backward.grad_input, saves_input=True),
 }
 
 
@@ -120,7 +90,7 @@ class Stack:
         setting = runs[0][0]
         self.num_runs, self.sizes = len(runs), sizes
         self.activation = BATCHED_ACTIVATIONS[setting.activation]
-        self.dropout = Dropout(runs, sizes[1:-1], num_samples, parameters.dtype) if setting.dropout > 0 else None
+        self.dropout = Dropout(runs, num_samples, parameters.dtype) if setting.dropout > 0 else None
         self.first, *later = layer_views(parameters, self.num_runs, sizes)
         self.first_grad, *later_grads = layer_views(gradients, self.num_runs, sizes)
         self.weights, self.biases = later[0::2], later[1::2]
@@ -159,7 +129,7 @@ class Stack:
         else:
             torch.bmm(self.first.transpose(1, 2), x.transpose(1, 2), out=buffers[0].z)
         for index, hidden in enumerate(buffers):
-            self.activation.forward(hidden.z, hidden.activated)
+            self.activation.forward(hidden.z, out=hidden.activated)
             if self.dropout is not None:
                 self.dropout.write_mask(index, positions, hidden.mask)
                 torch.mul(hidden.activated, hidden.mask, out=hidden.output)
@@ -174,7 +144,7 @@ class Stack:
             grad = torch.bmm(self.weights_transposed[index], grad, out=hidden.grad)
             if self.dropout is not None:
                 grad.mul_(hidden.mask)
-            self.activation.backward(grad, hidden.z)
+            self.activation.backward(grad, hidden.z, *self.activation.options, grad_input=grad)
         # In this order the product is 3 to 6 times faster than grad @ x, whose result is too narrow for the BLAS.
         if x.ndim == 2:
             torch.mm(x.T, grad.flatten(0, 1).T, out=self.first_wide_grad)
@@ -186,11 +156,10 @@ class Stack:
         if length not in self._buffers:
             shapes = [(self.num_runs, width, length) for width in self.sizes[1:-1]]
             saves_input, drops = self.activation.saves_input, self.dropout is not None
-            self._buffers[length] = [HiddenBuffers.allocate(shape, x.dtype, saves_input, drops) for shape in shapes]
+            self._buffers[length] = [HiddenBuffers(shape, x.dtype, saves_input, drops) for shape in shapes]
         return self._buffers[length]
 
 
-@dataclass(frozen=True)
 class HiddenBuffers:
     """What one hidden layer of a stack writes to, each (R, H, B).
 
@@ -203,45 +172,12 @@ class HiddenBuffers:
         grad: ∂loss/∂z.
     """
 
-    z: Tensor
-    activated: Tensor
-    mask: Tensor | None
-    output: Tensor
-    output_transposed: Tensor
-    grad: Tensor
-
-    @classmethod
-    def allocate(cls, shape: tuple[int, ...], dtype: torch.dtype, saves_input: bool, drops: bool) -> HiddenBuffers:
-        z, grad = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
-        activated = torch.empty_like(z) if saves_input else z
-        mask, output = (torch.empty_like(z), torch.empty_like(z)) if drops else (None, activated)
-        return cls(z, activated, mask, output, output.transpose(1, 2), grad)
-
-
-class Dropout:
-    """The dropout masks of a stack, each run's from its own generator.
-
-    An epoch's random bits are drawn at once, (R, (H₁ + H₂ + …)·N) words of 16 bits, and become masks batch by batch.
-    """
-
-    def __init__(self, runs: Sequence[Run], widths: tuple[int, ...], num_samples: int, dtype: torch.dtype) -> None:
-        keep_from, scale = zip(*(dropout_rule(setting.dropout) for setting, _ in runs), strict=True)
-        self.keep_from = torch.tensor(keep_from, dtype=torch.int16)[:, None, None]
-        self.scale = torch.tensor(scale, dtype=dtype)[:, None, None]
-        self.generators = [run_generator(seed, "dropout") for _, seed in runs]
-        num_units = sum(widths)
-        self.words = torch.empty(len(runs), dropout_words(num_units, num_samples), dtype=torch.int16)
-        units = self.words[:, : num_units * num_samples].view(len(runs), num_units, num_samples)
-        self.by_layer = units.split(widths, dim=1)  # (R, H, N) each
-
-    def draw_epoch(self) -> None:
-        for words, generator in zip(self.words, self.generators, strict=True):
-            draw_words(words, generator)
-
-    def write_mask(self, layer: int, positions: slice, out: Tensor) -> None:
-        """The mask (R, H, B) of one batch: 0 for what is off, 1 / P(kept) for what is on."""
-        torch.ge(self.by_layer[layer][:, :, positions], self.keep_from, out=out)
-        out.mul_(self.scale)
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, saves_input: bool, drops: bool) -> None:
+        self.z, self.grad = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        self.activated = torch.empty_like(self.z) if saves_input else self.z
+        self.mask = torch.empty_like(self.z) if drops else None
+        self.output = torch.empty_like(self.z) if drops else self.activated
+        self.output_transposed = self.output.transpose(1, 2)
 
 
 class CrossEntropy:

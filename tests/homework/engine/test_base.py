@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course_utils.homework import Setting
-from course_utils.homework.engine.base import dropout_rule, initial_parameters, run_generator
+from course_utils.homework.engine.base import Dropout, initial_parameters, run_generator
 from course_utils.homework.settings import INITS
 
 
@@ -20,10 +20,14 @@ class TestRandomNumbers:
 
     @pytest.mark.parametrize("dropout", [1e-9, 0.25, 0.5, 1 - 1e-9])
     def test_dropout_keeps_the_expectation(self, dropout):
-        keep_from, scale = dropout_rule(dropout)
-        kept = (torch.arange(-(2**15), 2**15) >= keep_from).double().mean().item()
-        assert kept * scale == pytest.approx(1)
-        assert kept == pytest.approx(1 - dropout, abs=2**-15)
+        masks = Dropout([(Setting(8, dropout=dropout), 0), (Setting(8), 1)], 8192, torch.float64)
+        masks.words.view(2, -1)[:] = torch.arange(-(2**15), 2**15).to(torch.int16)  # every word once
+        mask = torch.empty(2, 8, 8192, dtype=torch.float64)
+        masks.write_mask(0, slice(None), mask)
+        assert mask.mean((1, 2)).tolist() == pytest.approx([1, 1])
+        assert (mask[0] == 0).double().mean().item() == pytest.approx(dropout, abs=2**-15)
+        assert 1 <= mask[0].max() <= 2**16
+        assert mask[1].unique().tolist() == [1]
 
     def test_purposes_have_streams_of_their_own(self):
         draws = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_utils.homework.engine.optimizers import BATCHED_OPTIMIZERS
+from course_utils.homework.engine.optimizers import BatchedOptimizer
 from course_utils.homework.engine.reference import make_optimizer
 from course_utils.homework.settings import OPTIMIZERS, Setting
 
@@ -17,7 +17,7 @@ def test_each_number_moves_as_its_run_alone(optimizer, weight_decays):
 
     parameters, gradient = first.clone().flatten(), torch.empty(10, dtype=torch.float64)
     lr, decay = (torch.tensor(values, dtype=torch.float64).repeat_interleave(5) for values in (lrs, weight_decays))
-    together = BATCHED_OPTIMIZERS[optimizer](parameters, gradient, lr, decay if any(weight_decays) else None, optimizer)
+    together = BatchedOptimizer(optimizer, parameters, gradient, lr, decay if any(weight_decays) else None)
     for step in gradients:
         gradient.copy_(step.flatten())
         together.step()

@@ -7,7 +7,7 @@ from torch import nn
 
 from course_utils.homework import Setting, train_sequentially
 from course_utils.homework.engine import reference
-from course_utils.homework.engine.base import dropout_rule, run_generator
+from course_utils.homework.engine.base import run_generator
 from course_utils.homework.settings import OPTIMIZERS
 from tests.support.homework import X, Y
 
@@ -61,6 +61,5 @@ class TestLoop:
 
     @pytest.mark.parametrize("dropout", [1e-9, 0.5, 1 - 1e-9])
     def test_dropout_stays_finite_at_the_ends_of_its_range(self, dropout):
-        assert 1 <= dropout_rule(dropout)[1] <= 2**16
         losses = train_sequentially(Setting(dropout=dropout, epochs=3), 0, X, Y, 3).losses
         assert losses.isfinite().all()
