@@ -76,6 +76,7 @@ def plot_heatmap(comparison: ComparedRuns, x: str | None = None, y: str | None =
         ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center")
     ax.set(xlabel=x, ylabel=y or "", title=f"Mean validation {METRICS[comparison.metric]}")
     ax.tick_params(axis="y", rotation=0)
+    ax.grid(visible=False)
     return finish(figure)
 
 

@@ -72,6 +72,7 @@ class TestFigures:
 
 
 class TestSpreading:
+    @pytest.mark.slow
     def test_the_backend_changes_nothing(self, monkeypatch):
         monkeypatch.setattr(runs, "RUNS_PER_JOB", 6)
         expected = compare(GRID, **OPTIONS)
@@ -87,6 +88,7 @@ class TestSpreading:
             assert_same(compare(GRID, **OPTIONS), expected)
         assert_same(spread, compare({"lr": [0.1, 0.2]}, data=(x, y), engine="loop", seeds=2, epochs=2, progress=False))
 
+    @pytest.mark.slow
     def test_a_cluster_of_two_workers(self):
         from dask.distributed import Client, LocalCluster
 

@@ -25,6 +25,7 @@ compare({"lr": [0.01, 0.3], "hidden_features": [3, 8]}, seeds=5, epochs=40, prog
 
 
 class TestLog:
+    @pytest.mark.slow
     def test_after_kill_9_the_same_call_goes_on_and_repeats_nothing(self, tmp_path, monkeypatch):
         log = tmp_path / "runs.jsonl"
         process = subprocess.Popen([sys.executable, "-c", KILLED, log])

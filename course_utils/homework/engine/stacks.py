@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -45,7 +46,8 @@ class Activation:
 
 
 BATCHED_ACTIVATIONS = {
-    "relu": Activation(aten.relu.out, aten.threshold_backward.grad_input, (0,)),
+    # clamp_min takes a third of the time of relu.out.
+    "relu": Activation(partial(torch.clamp_min, min=0), aten.threshold_backward.grad_input, (0,)),
     "leaky_relu": Activation(aten.leaky_relu.out, aten.leaky_relu_backward.grad_input, (0.01, True)),
     "tanh": Activation(aten.tanh.out, aten.tanh_backward.grad_input),
     "sigmoid": Activation(aten.sigmoid.out, aten.sigmoid_backward.grad_input),

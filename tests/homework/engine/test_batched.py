@@ -91,6 +91,7 @@ class TestBatchedEqualsTheLoop:
         runs = with_seeds({"hidden_features": [20, [12, 12]], "batch_size": [None, 64], "dropout": [0, 0.1]}, epochs=2)
         assert_equal_to_the_loop(runs, digits.x_train[:300], digits.y_train[:300], 10)
 
+    @pytest.mark.slow
     def test_long_curves_wherever_the_run_itself_is_stable(self, monkeypatch):
         """Equal to 1e-4 wherever a run whose first weights are moved by 1e-7 stays within 1e-5 of itself."""
         grid = {"hidden_features": [4, [8, 8]], "lr": [0.01, 0.1]}
