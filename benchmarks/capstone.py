@@ -11,18 +11,18 @@
 4. `FastClassifier`, ten epochs and thirteen epochs, with and without the mirror image.
 5. Evaluation of 10,000 pictures against a loop that extends lists, for both networks.
 
-All threads that torch takes by default; needs the real data where `load_cifar10` looks for them. Processor time stands
-beside wall time, because a machine that others use stretches only the second.
+All threads that torch takes by default; the real data are read from where `load_cifar10` looks for them, or downloaded
+there. Processor time stands beside wall time, because a machine that others use stretches only the second.
 """
 
 import argparse
 import os
-import statistics
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import Report
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
@@ -35,15 +35,22 @@ from course_utils.capstone import (
     load_cifar10,
     train_model,
 )
+from course_utils.data.cifar10 import cache_folder
 from course_utils.foundation.progress import progress_bar
 
 PARTS = ("tutorials", "from_memory", "short", "ten", "full", "evaluation")
 
 
+def data_folder() -> Path:
+    """Where `load_cifar10` found the pictures."""
+    folders = [Path(os.environ.get("COURSE_DATA_DIR") or cache_folder()), cache_folder()]
+    return next(folder for folder in folders if (folder / "cifar-10-batches-py").exists())
+
+
 def loader(data, *, train: bool) -> DataLoader:
     """The tutorials' way. The official training pictures are cut as `load_cifar10` cuts them, only at random."""
     steps = [transforms.ToTensor(), transforms.Normalize(data.mean.tolist(), data.std.tolist())]
-    pictures = CIFAR10(os.environ["COURSE_DATA_DIR"], train=train, transform=transforms.Compose(steps))
+    pictures = CIFAR10(data_folder(), train=train, transform=transforms.Compose(steps))
     if train:
         pictures = Subset(pictures, range(len(data.train)))
     return DataLoader(pictures, batch_size=64, shuffle=train)
@@ -95,7 +102,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="of part 4, for tools/train_capstone.py to go on with")
     options = parser.parse_args()
     data = load_cifar10(source="cifar10")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    report = Report("capstone")
     test = data.test.images, data.test.target
     base = None
 
@@ -106,13 +113,11 @@ def main() -> None:
         model = train(*arguments, **settings)
         seconds = clock.read()
         base = base or seconds
-        accuracy = [evaluate_model(m, *test).accuracy for m in (model, FlipAverage(model))]
-        print(
-            f"{name:38s} {seconds[0]:6.1f} s, {seconds[1]:6.1f} s of processor time; of the first row's "
-            f"{seconds[0] / base[0]:.3f}, {seconds[1] / base[1]:.3f}; "
-            f"test {accuracy[0]:.4f}, with mirror image {accuracy[1]:.4f}",
-            flush=True,
-        )
+        for clock_name, mine, first in zip(("wall", "processor"), seconds, base, strict=True):
+            report.row(f"{name}: {clock_name} time", [mine], "s")
+            report.row(f"{name}: {clock_name} time, of the first row's", [mine / first], "times")
+        report.row(f"{name}: test accuracy", [evaluate_model(model, *test).accuracy], "")
+        report.row(f"{name}: with the mirror image", [evaluate_model(FlipAverage(model), *test).accuracy], "")
 
     if "tutorials" in options.only:
         run("tutorials, 10 epochs", tutorials, data)
@@ -142,10 +147,9 @@ def main() -> None:
                 theirs, clock = clock.read()[0], Clock()
                 assert abs(evaluate_model(model, *test, amp=amp).accuracy - expected) < (1e-2 if amp else 1e-3)
                 ratios.append(theirs / clock.read()[0])
-            print(
-                f"evaluating 10,000 pictures, {network.__name__}, amp={amp}: {statistics.median(ratios):.2f} times as "
-                f"fast as a loop that extends lists ({min(ratios):.2f} to {max(ratios):.2f})"
-            )
+            name = f"evaluating 10,000 pictures, {network.__name__}, amp={amp}"
+            report.row(f"{name}: a loop that extends lists / ours", ratios, "times")
+    report.save()
 
 
 if __name__ == "__main__":

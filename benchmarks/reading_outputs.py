@@ -6,8 +6,6 @@ One process, one thread, medians; both sides of a ratio run in turns in the same
 """
 
 import math
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
@@ -18,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score, precision_recall_curve
+from timing import Report, peak_memory, seconds
 from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 from torchvision.ops import batched_nms, box_convert
@@ -39,30 +38,7 @@ from course_utils.optimization import (
 )
 
 
-def seconds(function: Callable) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def compare(name: str, ours: Callable, plain: Callable, library: Callable | None, wanted: str, rounds: int = 5) -> None:
-    """Print medians and the ratios to the plain loop and to the library."""
-    sides = {"ours": ours, "plain": plain} | ({"library": library} if library else {})
-    for side, function in sides.items():
-        if side != "plain":
-            function()  # warm up; the plain loops are slow enough not to need it
-    times = {side: [] for side in sides}
-    for i in range(rounds):
-        for side, function in sides.items():
-            if side != "plain" or i == 0:  # the plain loops are slow enough to be measured once
-                times[side].append(seconds(function))
-    median = {side: statistics.median(values) for side, values in times.items()}
-    against = f"{median['ours'] / median['library']:.2f}x of the library" if library else "no library"
-    faster = median["plain"] / median["ours"]
-    print(f"{name:49s} {median['ours'] * 1e3:8.1f} ms   {faster:8.1f}x the plain loop   {against:22s} wanted: {wanted}")
-
-
-def classification() -> None:
+def classification(report: Report) -> None:
     logits = torch.randn(10_000, 1000)
 
     def plain():
@@ -72,16 +48,45 @@ def classification() -> None:
             results.append({"label": p.argmax().item(), "confidence": p.max().item(), "probabilities": p.tolist()})
         return results
 
-    compare(
-        "classification 10,000 x 1,000",
-        lambda: interpret_classification_output(logits),
-        plain,
-        lambda: torch.softmax(logits, 1).max(1),
-        ">= 14x, <= 1.1x of softmax + max",
+    report.compare(
+        "classification, 10,000 x 1,000",
+        {
+            "ours": lambda: interpret_classification_output(logits),
+            "softmax, max": lambda: torch.softmax(logits, 1).max(1),
+            "plain loop": plain,
+        },
+        at_most={"softmax, max": 1.1},
+        times_as_fast={"plain loop": 14},
+        once=("plain loop",),
     )
 
 
-def regression() -> None:
+def top_k(report: Report) -> None:
+    logits = torch.randn(256, 128_000)
+
+    def by_sorting():
+        values, classes = torch.softmax(logits, 1).sort(dim=1, descending=True, stable=True)
+        return classes[:, :5], values[:, :5]
+
+    subject = "top 5 of 256 x 128,000"
+    timing = report.compare(
+        subject,
+        {
+            "ours": lambda: interpret_classification_output(logits, top_k=5),
+            "softmax, topk": lambda: torch.softmax(logits, 1).topk(5),
+            "stable sort": by_sorting,
+        },
+        at_most={"softmax, topk": None},
+        times_as_fast={"stable sort": None},
+        once=("stable sort",),
+    )
+    report.row(f"{subject}, no ties", timing.seconds["ours"], "s", at_most=0.5)
+    rounded = (logits * 4).round() / 4
+    times = [seconds(lambda: interpret_classification_output(rounded, top_k=5)) for _ in range(3)]
+    report.row(f"{subject}, ties in every row", times, "s")
+
+
+def regression(report: Report) -> None:
     preds = torch.randn(100_000)
     target = preds + torch.randn(100_000)
 
@@ -105,10 +110,16 @@ def regression() -> None:
         }
 
     # A millisecond is short: more rounds than the others.
-    compare("regression 100,000", lambda: interpret_regression_output(preds, target), plain, None, ">= 2,000x", 101)
+    report.compare(
+        "regression, 100,000",
+        {"ours": lambda: interpret_regression_output(preds, target), "plain loop": plain},
+        times_as_fast={"plain loop": 2_000},
+        rounds=101,
+        once=("plain loop",),
+    )
 
 
-def detection() -> None:
+def detection(report: Report) -> None:
     raw = torch.rand(8, 10_000, 85)
     raw[..., :2] *= 600
     raw[..., 2:4] = raw[..., 2:4] * 40 + 5
@@ -144,12 +155,16 @@ def detection() -> None:
             found.append(boxes[batched_nms(boxes, scores[keep], labels[keep], 0.45)])
         return found
 
-    compare(
-        "detection 8 x 10,000 x 80, 20 % pass",
-        lambda: interpret_detection_output(raw, score_threshold=threshold),
-        plain,
-        library,
-        ">= 3.4x, <= 0.9x of batched_nms",
+    report.compare(
+        "detection, 8 x 10,000 x 80, 20 % pass",
+        {
+            "ours": lambda: interpret_detection_output(raw, score_threshold=threshold),
+            "batched_nms": library,
+            "plain loop": plain,
+        },
+        at_most={"batched_nms": 0.9},
+        times_as_fast={"plain loop": 3.4},
+        once=("plain loop",),
     )
 
 
@@ -173,7 +188,7 @@ class GeneratingModel(PreTrainedModel, GenerationMixin):
         return {"input_ids": input_ids}
 
 
-def beam() -> None:
+def beam(report: Report) -> None:
     vocab_size, eos = 1000, 0
     model = SimpleLanguageModel(vocab_size, 128).eval()
     prompt = torch.randint(1, vocab_size, (8, 10))
@@ -200,16 +215,21 @@ def beam() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compare(
-            "beam 5 x 50 tokens, V 1,000, batch 8",
-            lambda: beam_search_decode(model, prompt, eos_token_id=eos),
-            plain,
-            lambda: theirs.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=options),
-            ">= 15x, <= 0.4x of transformers",
+        attention = torch.ones_like(prompt)
+        report.compare(
+            "beam search, 5 beams x 50 tokens, V 1,000, batch 8",
+            {
+                "ours": lambda: beam_search_decode(model, prompt, eos_token_id=eos),
+                "transformers": lambda: theirs.generate(prompt, attention_mask=attention, generation_config=options),
+                "plain loop": plain,
+            },
+            at_most={"transformers": 0.4},
+            times_as_fast={"plain loop": 15},
+            once=("plain loop",),
         )
 
 
-def thresholds() -> None:
+def thresholds(report: Report) -> None:
     p = torch.rand(1_000_000)
     y = (torch.rand(1_000_000) < p * 0.2).long()
 
@@ -226,18 +246,21 @@ def thresholds() -> None:
             best = max(best, 2 * tp / (predicted.sum().item() + y.sum().item()))
         return best
 
-    compare(
-        "thresholds, 1,000,000 scores (100 x sklearn's F1)",
-        lambda: adjust_threshold(p, y),
-        plain,
-        lambda: precision_recall_curve(labels, scores),
-        ">= 300x (grid of 100), <= 0.2x of sklearn",
+    report.compare(
+        "threshold of the best F1, 1,000,000 scores",
+        {
+            "ours": lambda: adjust_threshold(p, y),
+            "scikit-learn's curve": lambda: precision_recall_curve(labels, scores),
+            "100 x scikit-learn's F1": plain,
+            "grid of 100 in tensors": tensor_grid,
+        },
+        at_most={"scikit-learn's curve": 0.2},
+        times_as_fast={"100 x scikit-learn's F1": 300, "grid of 100 in tensors": None},
+        once=("100 x scikit-learn's F1", "grid of 100 in tensors"),
     )
-    ours = statistics.median(seconds(lambda: adjust_threshold(p, y)) for _ in range(5))
-    print(f"{'':49s} against a grid of 100 in tensors: {seconds(tensor_grid) / ours:,.1f}x")
 
 
-def calibration_error() -> None:
+def calibration_error(report: Report) -> None:
     p = torch.softmax(torch.randn(1_000_000, 10), 1)
     y = torch.randint(10, (1_000_000,))
 
@@ -261,12 +284,16 @@ def calibration_error() -> None:
         return sum(abs(c - h) for _, c, h in bins) / len(rows)
 
     rows, labels = p.tolist(), y.tolist()
-    compare(
-        "ECE 1,000,000 x 10 (loop over samples)",
-        lambda: expected_calibration_error(p, y),
-        by_sample,
-        lambda: multiclass_calibration_error(p, y, num_classes=10, n_bins=15),
-        ">= 5x, <= 0.5x of torchmetrics",
+    report.compare(
+        "expected calibration error, 1,000,000 x 10",
+        {
+            "ours": lambda: expected_calibration_error(p, y),
+            "torchmetrics": lambda: multiclass_calibration_error(p, y, num_classes=10, n_bins=15),
+            "loop over samples": by_sample,
+        },
+        at_most={"torchmetrics": 0.5},
+        times_as_fast={"loop over samples": 5},
+        once=("loop over samples",),
     )
     assert abs(plain() - expected_calibration_error(p, y)) < 1e-6
 
@@ -285,7 +312,7 @@ class Passes(ClassifierMixin, BaseEstimator):
         return x.argmax(1)
 
 
-def temperature() -> None:
+def temperature(report: Report) -> None:
     logits = torch.randn(10_000, 100) * 4
     y = torch.distributions.Categorical(logits=logits / 2.5).sample()
     fitted = Passes().fit(None, np.arange(100))
@@ -321,20 +348,23 @@ def temperature() -> None:
     def sklearn():
         CalibratedClassifierCV(FrozenEstimator(fitted), method="temperature").fit(logits.numpy(), y.numpy())
 
-    compare(
-        "temperature 10,000 x 100 (autograd LBFGS)",
-        lambda: temperature_scaling(logits, y),
-        plain,
-        sklearn,
-        "<= 0.2x of sklearn",
+    report.compare(
+        "temperature scaling, 10,000 x 100",
+        {
+            "ours": lambda: temperature_scaling(logits, y),
+            "scikit-learn": sklearn,
+            "LBFGS by autograd": plain,
+            "1 of 40 rounds by sample": per_sample,
+        },
+        at_most={"scikit-learn": 0.2},
+        times_as_fast={"LBFGS by autograd": None, "1 of 40 rounds by sample": 12},
+        once=("LBFGS by autograd", "1 of 40 rounds by sample"),
     )
-    ours = statistics.median(seconds(lambda: temperature_scaling(logits, y)) for _ in range(3))
-    print(f"{'':49s} against one of 40 rounds of a search by sample: {seconds(per_sample) / ours:.0f}x; wanted >= 12x")
     difference = abs(float(temperature_scaling(logits, y).temperature) - plain())
-    print(f"{'':49s} T differs from autograd's optimum by {difference:.1e}")
+    report.row("temperature: distance from autograd's optimum", [difference], "")
 
 
-def dropout() -> None:
+def dropout(report: Report) -> None:
     model = nn.Sequential(
         *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
@@ -349,23 +379,45 @@ def dropout() -> None:
         model.eval()
         return samples.mean(0), samples.var(0)
 
-    compare(
-        "MC dropout 50 x 256, small CNN",
-        lambda: monte_carlo_dropout(model, x, n_samples=50, seed=0),
-        plain,
-        plain,
-        ">= 7x, <= 0.2x of a loop of 50",
+    report.compare(
+        "Monte Carlo dropout, 50 x 256, small CNN, late dropout",
+        {"ours": lambda: monte_carlo_dropout(model, x, n_samples=50, seed=0), "loop of 50": plain},
+        at_most={"loop of 50": 0.2},
+        times_as_fast={"loop of 50": 7},
+    )
+
+
+def early_dropout(chunk_size: int | None) -> Callable[[], object]:
+    """50 samples of 2,048 inputs with 1,024 hidden units after the dropout: 419 MB for each tensor there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Dropout(0.3), nn.Linear(1024, 10)).eval()
+    x = torch.rand(2048, 64)
+    monte_carlo_dropout(model, x[:2], seed=0)  # what is imported at the first call does not count
+    return lambda: monte_carlo_dropout(model, x, n_samples=50, seed=0, chunk_size=chunk_size)
+
+
+def dropout_memory(report: Report) -> None:
+    subject = "Monte Carlo dropout, 50 x 2,048 x 1,024: memory"
+    report.row(f"{subject}, all at once", [peak_memory(early_dropout, None) for _ in range(3)], "MB")
+    report.row(f"{subject}, chunk_size=2", [peak_memory(early_dropout, 2) for _ in range(3)], "MB", at_most=100)
+    report.compare(
+        "Monte Carlo dropout, 50 x 2,048 x 1,024, chunk_size=2",
+        {"ours": early_dropout(2), "all at once": early_dropout(None)},
+        at_most={"all at once": None},
+        rounds=3,
     )
 
 
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    report = Report("reading_outputs")
     for benchmark in (
-        *(classification, regression, detection, beam),
-        *(thresholds, calibration_error, temperature, dropout),
+        *(classification, top_k, regression, detection, beam),
+        *(thresholds, calibration_error, temperature, dropout, dropout_memory),
     ):
-        benchmark()
+        benchmark(report)
+    report.save()
 
 
 if __name__ == "__main__":

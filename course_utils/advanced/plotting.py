@@ -71,7 +71,10 @@ def visualize_attributions(
         figure.suptitle(title)
     bar = figure.colorbar(drawn, ax=axes[shown:], shrink=0.8, ticks=[-1, 0, 1] if signed else [0, 1])
     bar.set_label("attribution\n(1: its 99th percentile)")
-    return finish(figure, save_path)
+    finish(figure)
+    if save_path is not None:
+        figure.savefig(save_path, bbox_inches="tight")
+    return figure
 
 
 @course_style()
@@ -80,14 +83,12 @@ def plot_attack(
     adversarial: Tensor,
     *,
     titles: Sequence[str] | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Pictures, the same after an attack, and the difference, stretched so that grey is no change.
 
     Args:
         inputs, adversarial: (N, 1 or 3, H, W) in pixel units [0, 1]; at most 8 are shown.
         titles: two texts a picture, for the clean and the attacked one: [clean 0, attacked 0, clean 1, …].
-        save_path: also write the figure there.
     """
     check_tensor(inputs, "inputs", ndim=4)
     check_tensor(adversarial, "adversarial", ndim=4)
@@ -109,7 +110,7 @@ def plot_attack(
             _show(axes[row * shown + i], _displayable(pictures[i]), title)
     for row, label in enumerate(("clean", "attacked", f"difference\n× {0.5 / largest:.0f}")):
         axes[row * shown].set_ylabel(label)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 def _displayable(picture: Tensor) -> Tensor:
@@ -135,7 +136,6 @@ def plot_seeds(
     label: str,
     title: str = "",
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """One row for each setting: a dot for every seed, and a line at their mean.
 
@@ -144,7 +144,6 @@ def plot_seeds(
         label: of the x-axis, with units.
         title: of the figure.
         ax: draw here instead of into a new figure.
-        save_path: also write the figure there.
     """
     if not results or not all(len(values) for values in results.values()):
         raise ValueError("results must have at least one setting, and each at least one number")
@@ -157,4 +156,4 @@ def plot_seeds(
     ax.locator_params(axis="x", nbins=6)
     ax.invert_yaxis()  # the first setting on top
     ax.set(xlabel=label, title=title)
-    return finish(figure, save_path)
+    return finish(figure)

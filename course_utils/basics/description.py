@@ -32,6 +32,7 @@ _GUESSED_AXES = {
     4: ("N samples", "C classes or channels", "H rows", "W columns"),
 }
 TASKS = tuple(_AXES)
+_SHOWN = 20  # tensors of a nested output, in a notebook
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -109,7 +110,10 @@ class OutputReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        leaves = self._leaves()
+        more = f"\n\n… {len(leaves) - _SHOWN:,} more tensors" if len(leaves) > _SHOWN else ""
+        text = "\n\n".join(map(repr, leaves[:_SHOWN])) + more if leaves else repr(self)
+        return f"<pre>{escape(text)}</pre>"
 
 
 def describe_output(output: Any, *, task: str | None = None) -> OutputReport:

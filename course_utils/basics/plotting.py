@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,6 @@ def plot_probabilities(
     *,
     title: str = "",
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Bars of one sample's probabilities; the largest one stands out.
 
@@ -34,7 +32,6 @@ def plot_probabilities(
         class_names: C names; None numbers the classes.
         title: the message of the figure.
         ax: draw here instead of in a new figure.
-        save_path: also write the figure to this file.
     """
     check_probabilities(probabilities, ndim=1)
     names = check_class_names(class_names, len(probabilities)) or [str(i) for i in range(len(probabilities))]
@@ -46,24 +43,16 @@ def plot_probabilities(
     ax.set_xticks(range(len(values)), names, rotation=45 if max(map(len, names)) > 3 else 0)
     ax.set(ylim=(0, 1), ylabel="probability", xlabel="class", title=title)
     ax.grid(axis="x", visible=False)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_temperature(
-    logits: Tensor,
-    temperatures: Sequence[float] = (0.5, 1.0, 2.0, 5.0),
-    class_names: Sequence[str] | None = None,
-    *,
-    save_path: str | os.PathLike | None = None,
-) -> Figure:
+def plot_temperature(logits: Tensor, temperatures: Sequence[float] = (0.5, 1.0, 2.0, 5.0)) -> Figure:
     """One panel for each temperature T: the probabilities softmax(logits / T) of one sample.
 
     Args:
         logits: (C,).
         temperatures: positive numbers.
-        class_names: C names; None numbers the classes.
-        save_path: also write the figure to this file.
     """
     check_tensor(logits, "logits", ndim=1)
     if not isinstance(temperatures, Sequence) or not temperatures:
@@ -72,10 +61,10 @@ def plot_temperature(
     for ax, temperature in zip(axes, temperatures, strict=True):
         check_number(temperature, "temperature", above=0)
         probabilities = torch.softmax(logits.detach() / temperature, dim=0)
-        plot_probabilities(probabilities, class_names, title=f"T = {temperature:g}", ax=ax)
+        plot_probabilities(probabilities, title=f"T = {temperature:g}", ax=ax)
     for ax in axes[1:]:
         ax.set_ylabel("")
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -84,7 +73,6 @@ def plot_pictures(
     titles: Sequence[str] | None = None,
     *,
     columns: int = 8,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """A grid of pictures, grey or in colour.
 
@@ -92,7 +80,6 @@ def plot_pictures(
         images: (N, H, W) grey, any range; or (N, 3, H, W) RGB, uint8 or floats in [0, 1].
         titles: N texts, one above each picture.
         columns: pictures in a row.
-        save_path: also write the figure to this file.
     """
     pictures = _as_shown(images)
     if titles is not None and len(titles) != len(pictures):
@@ -106,7 +93,7 @@ def plot_pictures(
         ax.imshow(picture, cmap="gray_r" if picture.ndim == 2 else None)
         if titles is not None:
             ax.set_title(titles[i], fontsize=9, loc="center")
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -114,8 +101,6 @@ def plot_segmentation(
     image: Tensor,
     probabilities: Tensor,
     class_names: Sequence[str] | None = None,
-    *,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """A picture, each pixel's probability of every class, and each pixel's most probable class.
 
@@ -123,7 +108,6 @@ def plot_segmentation(
         image: (3, H, W), uint8 or floats in [0, 1].
         probabilities: (C, H, W).
         class_names: C names; None numbers the classes.
-        save_path: also write the figure to this file.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
@@ -152,7 +136,7 @@ def plot_segmentation(
         Patch(facecolor=colour, edgecolor="#444444", label=name) for colour, name in zip(colours, names, strict=True)
     ]
     axes[-1].legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 def _as_shown(images: Tensor) -> list:

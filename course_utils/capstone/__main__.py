@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from course_utils.capstone.distributed import process_group, rank
-from course_utils.capstone.evaluation import evaluate_model
 from course_utils.capstone.models import FastClassifier, ImageClassifier
 from course_utils.capstone.report import write_report
 from course_utils.capstone.training import train_model
@@ -47,14 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         if history.interrupted:
             raise SystemExit("interrupted; no report was written. The same command goes on from the last whole epoch.")
-        evaluation = evaluate_model(
-            model, data.test.images, data.test.target, data.class_names, normalization=(data.mean, data.std)
-        )
         first = rank() == 0
     if first:  # the others are done
-        print(f"{data.name}: {evaluation}")
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "root")}
-        write_report(model, data, folder, history=history, run={"options": settings})
+        figures = write_report(model, data, folder, history=history, run={"options": settings})["as_trained"]
+        low, high = figures["intervals"]["accuracy"]
+        print(f"{data.name}: accuracy {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}] on the test pictures")
         print(f"written: {folder / 'report.html'}")
 
 

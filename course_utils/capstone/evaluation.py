@@ -24,7 +24,7 @@ from course_utils.foundation.arguments import (
 )
 from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
 from course_utils.foundation.intervals import wilson_interval
-from course_utils.foundation.results import Result
+from course_utils.foundation.results import Result, short_table
 from course_utils.foundation.seeding import isolated_randomness, make_generator
 from course_utils.interpretation import interpret_classification_output
 from course_utils.optimization import TemperatureScaler, expected_calibration_error, temperature_scaling
@@ -148,6 +148,10 @@ class Evaluation(Result):
         answered = torch.arange(1, len(wrong) + 1, dtype=torch.float64)
         return answered / len(wrong), wrong.cumsum(0) / answered
 
+    def worst_first(self) -> Tensor:
+        """int64 (N,), the pictures in the order of the probability of their true class, the least one first."""
+        return self.probabilities.gather(1, self.target[:, None])[:, 0].argsort(stable=True)
+
     def metrics(self) -> dict[str, Any]:
         """The figures without the pictures, ready for a JSON file."""
         figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "f1", "nll", "ece")}
@@ -162,7 +166,7 @@ class Evaluation(Result):
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + self.per_class.round(3).to_html()
+        return f"<p>{self!r}</p>" + short_table(self.per_class, *self.per_class.shape)
 
 
 def evaluate_model(
@@ -289,6 +293,16 @@ class PictureReadings(Result):
             places = dict(zip(("first", "second", "third"), words, strict=False))
             rows.append({"picture": i, "true": self.class_names[target], **places, "right": labels[0] == target})
         return pd.DataFrame(rows)
+
+
+def readings_of(evaluation: Evaluation, index: Tensor) -> PictureReadings:
+    """What an evaluated model said about a few of its pictures, int64 (M,), without asking it again."""
+    probabilities = evaluation.probabilities[index]
+    labels = evaluation.predictions[index]
+    best = probabilities.topk(min(3, probabilities.shape[1]))
+    confidence = best.values[:, 0]
+    target, names = evaluation.target[index], evaluation.class_names
+    return PictureReadings(index, target, labels, confidence, best.indices, best.values, names)
 
 
 def interpret_model_outputs(

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 from course_utils.basics import plot_pictures
-from course_utils.capstone.evaluation import Evaluation, PictureReadings
+from course_utils.capstone.evaluation import Evaluation, PictureReadings, readings_of
 from course_utils.capstone.pictures import check_images
 from course_utils.capstone.robustness import RobustnessCurve
 from course_utils.capstone.training import TrainingHistory
 from course_utils.foundation.arguments import check_count, describe_value
-from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import (
+    MARKERS,
+    PALETTE,
+    axes_or_new,
+    course_style,
+    draw_confusion,
+    finish,
+    new_figure,
+)
 from course_utils.optimization import plot_reliability, reliability_diagram
 
 if TYPE_CHECKING:
@@ -28,13 +36,12 @@ def _check_kind(value: object, name: str, kind: type) -> None:
         raise TypeError(f"{name} must be of type {kind.__name__}, but is {describe_value(value)}")
 
 
-def plot_readings(readings: PictureReadings, images: Tensor, *, save_path: str | os.PathLike | None = None) -> Figure:
+def plot_readings(readings: PictureReadings, images: Tensor) -> Figure:
     """The pictures of `interpret_model_outputs`, each with its true class and the model's decision.
 
     Args:
         readings: about some of `images`.
         images: all the pictures, uint8 (N, 3, H, W).
-        save_path: also write the figure there.
     """
     _check_kind(readings, "readings", PictureReadings)
     check_images(images)
@@ -46,11 +53,11 @@ def plot_readings(readings: PictureReadings, images: Tensor, *, save_path: str |
         f"{names[true]}\n{'✓' if said == true else '✗'} {names[said]} {confidence:.0%}"
         for true, said, confidence in rows
     ]
-    return plot_pictures(images[readings.index.to(images.device)], titles, columns=6, save_path=save_path)
+    return plot_pictures(images[readings.index.to(images.device)], titles, columns=6)
 
 
 @course_style()
-def plot_training(history: TrainingHistory, *, save_path: str | os.PathLike | None = None) -> Figure:
+def plot_training(history: TrainingHistory) -> Figure:
     """Loss, validation accuracy and learning rate against the epoch."""
     _check_kind(history, "history", TrainingHistory)
     if len(history) == 0:
@@ -76,36 +83,32 @@ def plot_training(history: TrainingHistory, *, save_path: str | os.PathLike | No
     right.set(xlabel="epoch", ylabel="learning rate at the epoch's end", ylim=(0, None))
     for ax in (left, middle, right):
         ax.xaxis.get_major_locator().set_params(integer=True)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_confusion_matrix(
-    evaluation: Evaluation, *, title: str = "", ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
-    """The confusion matrix in per cent of each true class. Colours show the mistakes; the right answers stay white."""
-    import seaborn
+def plot_confusion_matrix(evaluation: Evaluation, *, title: str = "", ax: Axes | None = None) -> Figure:
+    """The confusion matrix in per cent of each true class. Colours show the mistakes; the right answers stay white.
 
+    More than 20 classes are drawn without the figures, as colours with a bar beside them.
+    """
     _check_kind(evaluation, "evaluation", Evaluation)
     counts = evaluation.confusion_matrix.double()
     percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     mistakes = percent - torch.diag(percent.diagonal())
-    names = evaluation.class_names
-    figure, ax = axes_or_new(ax, size=(1.8 + 0.62 * len(names), 1.4 + 0.5 * len(names)))
     texts = [[str(int(value + 0.5)) if value >= 0.5 else "" for value in row] for row in percent.tolist()]
-    seaborn.heatmap(
-        mistakes.numpy(), annot=texts, fmt="", cmap="Oranges", cbar=False, ax=ax,
-        xticklabels=names, yticklabels=names, annot_kws={"fontsize": 9}, linewidths=0.5,
+    names = evaluation.class_names
+    figure, ax = draw_confusion(
+        mistakes, texts, names, cmap="Oranges", unit="per cent of the true class", ax=ax,
+        size=(1.8 + 0.62 * len(names), 1.4 + 0.5 * len(names)), annot_kws={"fontsize": 9}, linewidths=0.5,
     )  # fmt: skip
-    ax.set(xlabel="predicted", ylabel="true", title=title or "per cent of each true class")
+    ax.set_title(title or "per cent of each true class")
     ax.tick_params(axis="x", rotation=45)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_metrics(
-    evaluation: Evaluation, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_metrics(evaluation: Evaluation, *, ax: Axes | None = None) -> Figure:
     """Recall and precision of each class as points with their 95 % intervals; the dashed line is the accuracy."""
     from course_utils.foundation.intervals import wilson_interval
 
@@ -128,13 +131,11 @@ def plot_metrics(
     ax.set(xlabel="share, with 95 % interval", xlim=(None, 1.005))
     ax.locator_params(axis="x", nbins=6)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_robustness(
-    curves: dict[str, RobustnessCurve], *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_robustness(curves: dict[str, RobustnessCurve], *, ax: Axes | None = None) -> Figure:
     """Accuracy under attack against the attack's strength, each with its 95 % interval as a band."""
     if not isinstance(curves, dict) or not curves:
         raise ValueError("curves is empty or no dict; pass at least one name with its RobustnessCurve")
@@ -148,7 +149,7 @@ def plot_robustness(
     ax.set(xlabel="eps: largest change of a pixel, in 1/255", ylabel="accuracy under attack", ylim=(0, 1))
     if len(curves) > 1:
         ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 def visualize_results(
@@ -180,15 +181,9 @@ def visualize_results(
     if len(images) != len(evaluation):
         raise ValueError(f"evaluation is about {len(evaluation)} pictures, but images has {len(images)}")
     shown = torch.arange(min(check_count(num_samples, "num_samples"), len(images)))
-    confidence = evaluation.probabilities.max(1).values
-    best = evaluation.probabilities[shown].topk(min(3, len(evaluation.class_names)))
-    readings = PictureReadings(
-        shown, evaluation.target[shown], evaluation.predictions[shown], confidence[shown],
-        best.indices, best.values, evaluation.class_names,
-    )  # fmt: skip
     stages = {"as trained": evaluation} | ({"calibrated": calibrated} if calibrated is not None else {})
     figures = {
-        "predictions": plot_readings(readings, images),
+        "predictions": plot_readings(readings_of(evaluation, shown), images),
         "confusion_matrix": plot_confusion_matrix(evaluation),
         "metrics": plot_metrics(evaluation),
         "reliability": plot_reliability(

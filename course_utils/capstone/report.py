@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.advanced import grad_cam, integrated_gradients, visualize_attributions
-from course_utils.capstone.evaluation import calibrate_model, interpret_model_outputs
+from course_utils.capstone.evaluation import calibrate_model, readings_of
 from course_utils.capstone.models import PictureClassifier
 from course_utils.capstone.pictures import check_data, normalize
 from course_utils.capstone.plotting import (
@@ -26,7 +26,6 @@ from course_utils.capstone.plotting import (
 from course_utils.capstone.robustness import measure_robustness
 from course_utils.capstone.training import TrainingHistory
 from course_utils.data import ImageData
-from course_utils.foundation.arguments import check_count
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.files import write_atomically
 from course_utils.foundation.html import render
@@ -61,8 +60,6 @@ def write_report(
     *,
     history: TrainingHistory | None = None,
     run: Mapping[str, Any] | None = None,
-    attacked_pictures: int = 200,
-    attack_steps: int = 10,
 ) -> dict[str, Any]:
     """Evaluate, calibrate, attack and explain a classifier, and write what came out.
 
@@ -75,7 +72,6 @@ def write_report(
         folder: is made if it does not exist.
         history: of the training, for its curves.
         run: settings to keep in run.json.
-        attacked_pictures, attack_steps: of `measure_robustness`.
 
     Returns:
         What metrics.json holds.
@@ -85,7 +81,6 @@ def write_report(
     """
     check_model(model)
     check_data(data)
-    check_count(attacked_pictures, "attacked_pictures")
     folder = Path(folder)
     if (folder / "metrics.json").exists():
         raise FileExistsError(f"{folder} holds a report already, and it is not overwritten; name another folder")
@@ -93,11 +88,8 @@ def write_report(
 
     calibration = calibrate_model(model, data)
     before, after = calibration.before, calibration.after
-    curve = measure_robustness(calibration.model, data, num_samples=attacked_pictures, steps=attack_steps)
-    worst = interpret_model_outputs(
-        calibration.model, data.test.images, data.test.target, data.class_names,
-        num_samples=12, worst_first=True, normalization=(data.mean, data.std),
-    )  # fmt: skip
+    curve = measure_robustness(calibration.model, data, num_samples=200)
+    worst = readings_of(after, after.worst_first()[:12])
     figures = {"training": plot_training(history)} if history is not None and len(history) else {}
     figures |= visualize_results(before, data.test.images, calibrated=after)
     figures["worst_mistakes"] = plot_readings(worst, data.test.images)

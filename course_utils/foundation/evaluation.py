@@ -54,10 +54,10 @@ def training_mode(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
 
 
-def check_model(model: Any, name: str = "model") -> nn.Module:
+def check_model(model: Any) -> nn.Module:
     """Return `model` if it is an `nn.Module`; raise a TypeError if not."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} must be a torch.nn.Module, but is {describe_value(model)}")
+        raise TypeError(f"model must be a torch.nn.Module, but is {describe_value(model)}")
     return model
 
 

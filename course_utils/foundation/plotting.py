@@ -175,7 +175,6 @@ def plot_curves(
     log: str = "",
     ylim: tuple[float, float] | None = None,
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Lines with markers, one for each name: loss against steps, accuracy against eps, and the like.
 
@@ -187,7 +186,6 @@ def plot_curves(
         log: "x" or "y" for a logarithmic axis, "" for none.
         ylim: limits of the y-axis.
         ax: draw here instead of into a new figure.
-        save_path: also write the figure there.
     """
     if not isinstance(curves, Mapping) or not curves:
         raise ValueError("curves is empty or no dict; pass at least one name with its (x, y)")
@@ -219,7 +217,49 @@ def plot_curves(
         ax.set_ylim(*ylim)
     if len(curves) > 1:
         ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
+
+
+_MOST_CLASSES_WITH_TEXTS = 20
+
+
+def draw_confusion(
+    values: Tensor,
+    texts: Sequence[Sequence[str]],
+    class_names: Sequence[str],
+    *,
+    cmap: str,
+    unit: str,
+    size: tuple[float, float],
+    ax: Axes | None = None,
+    **heatmap_options,
+) -> tuple[Figure, Axes]:
+    """A confusion matrix as colours, with a text in each cell.
+
+    Of more than 20 classes nobody could read the texts: a colour bar takes their place, and at most 20 are named.
+
+    Args:
+        values: (C, C), which become colours.
+        texts: C rows of C texts.
+        class_names: C names.
+        cmap: the colours' name in matplotlib.
+        unit: of the values, at the colour bar.
+        size: of a new figure with texts, in inches.
+        ax: draw here instead of into a new figure.
+        heatmap_options: passed to `seaborn.heatmap`.
+    """
+    import pandas as pd
+    import seaborn
+
+    c = len(class_names)
+    readable = c <= _MOST_CLASSES_WITH_TEXTS
+    every = -(-c // _MOST_CLASSES_WITH_TEXTS)
+    figure, ax = axes_or_new(ax, size=size if readable else (9.6, 8.0))
+    options = {"annot": texts, "fmt": "", "cbar": False} if readable else {"cbar_kws": {"label": unit}}
+    table = pd.DataFrame(values.numpy(), index=class_names, columns=class_names)
+    seaborn.heatmap(table, cmap=cmap, ax=ax, xticklabels=every, yticklabels=every, **options, **heatmap_options)
+    ax.set(xlabel="predicted", ylabel="true")
+    return figure, ax
 
 
 @cache

@@ -58,4 +58,5 @@ class Prediction(Result):
             return frame
         names = [self.class_names[label] for label in self.labels.tolist()]
         frame.insert(1, "predicted_class_name", names)
-        return frame.rename(columns={f"probabilities_{i}": f"p({name})" for i, name in enumerate(self.class_names)})
+        shown = self.class_names[: frame.shape[1]]  # a notebook's table has only the first columns
+        return frame.rename(columns={f"probabilities_{i}": f"p({name})" for i, name in enumerate(shown)})

@@ -51,9 +51,39 @@ class Result:
         return f"{type(self).__name__}({fields})"
 
     def _repr_html_(self) -> str:
-        shown = self.to_frame().head(10).round(3).to_html()
-        more = f"<p>… {len(self) - 10} more rows</p>" if len(self) > 10 else ""
-        return f"<p>{type(self).__name__}, {len(self)} rows</p>{shown}{more}"
+        # A table of every value could take minutes: only what is shown becomes a frame.
+        corner = dataclasses.replace(self, **{name: _corner(getattr(self, name)) for name in self.per_sample})
+        frame = corner.to_frame()
+        cut_off = sum(_width(getattr(self, name)) - _width(getattr(corner, name)) for name in self.per_sample)
+        table = short_table(frame, len(self), frame.shape[1] + cut_off)
+        return f"<p>{type(self).__name__}, {len(self)} rows</p>{table}"
+
+
+_ROWS, _COLUMNS = 10, 20  # of a table in a notebook
+
+
+def _corner(values: Any) -> Any:
+    """The first rows of a field and, where a sample has several values, the first of those."""
+    if values is None:
+        return None
+    if not isinstance(values, Tensor) or values.ndim == 1:
+        return values[:_ROWS]
+    return values[:_ROWS].flatten(1)[:, :_COLUMNS]
+
+
+def _width(values: Any) -> int:
+    """How many columns of a table a field fills."""
+    if values is None:
+        return 0
+    return values.shape[1:].numel() if isinstance(values, Tensor) else 1
+
+
+def short_table(frame: pd.DataFrame, rows: int, columns: int) -> str:
+    """A table's first ten rows and twenty columns as HTML, and how many more of its `rows` and `columns` there are."""
+    shown = frame.iloc[:_ROWS, :_COLUMNS]
+    hidden = {"rows": rows - shown.shape[0], "columns": columns - shown.shape[1]}
+    more = " and ".join(f"{count:,} more {what}" for what, count in hidden.items() if count)
+    return shown.round(3).to_html() + (f"<p>… {more}</p>" if more else "")
 
 
 def as_numpy(values: Tensor) -> np.ndarray:

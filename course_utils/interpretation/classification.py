@@ -112,5 +112,19 @@ def _top_k(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Classes and probabilities of the top k, (N, k) each, best first."""
     if top_k > probabilities.shape[1]:
         raise ValueError(f"top_k must be at most the number of classes, {probabilities.shape[1]}, but is {top_k}")
-    values, indices = probabilities.sort(dim=1, descending=True, stable=True)  # in a tie the first class, as argmax
-    return indices[:, :top_k], values[:, :top_k]
+    best = probabilities.topk(min(top_k + 1, probabilities.shape[1]), dim=1)
+    classes = best.indices[:, :top_k]
+    # Among equal values topk takes any of them, in any order; here it is the first class, as in argmax.
+    if top_k < probabilities.shape[1] and (tied := best.values[:, -2] == best.values[:, -1]).any():
+        classes[tied] = _first_top_k(probabilities[tied], best.values[tied, -1:], top_k)
+    classes = classes.sort(dim=1).values
+    values, order = probabilities.gather(1, classes).sort(dim=1, descending=True, stable=True)
+    return classes.gather(1, order), values
+
+
+def _first_top_k(probabilities: Tensor, smallest: Tensor, top_k: int) -> Tensor:
+    """Which classes of (N, C) are above the k-th value, (N, 1), and the first of those that equal it; ascending."""
+    above, equal = probabilities > smallest, probabilities == smallest
+    places = top_k - above.sum(1, keepdim=True)  # (N, 1), left for the equal ones
+    chosen = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= places))
+    return chosen.nonzero()[:, 1].view(-1, top_k)

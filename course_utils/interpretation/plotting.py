@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,8 +26,6 @@ def plot_samples(
     probabilities: Tensor,
     target: Tensor,
     class_names: Sequence[str],
-    *,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Pictures with the probabilities of their three best classes below; the true class is the dark bar.
 
@@ -37,7 +34,6 @@ def plot_samples(
         probabilities: (N, C).
         target: (N,) true classes.
         class_names: C names.
-        save_path: also write the figure to this file.
     """
     check_tensor(probabilities, "probabilities", ndim=2)
     if not len(images) == len(probabilities) == len(target):
@@ -62,11 +58,11 @@ def plot_samples(
         if i:
             bars.set_yticklabels([])
     axes[n].set_ylabel("probability")
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_residuals(result: RegressionResult, *, save_path: str | os.PathLike | None = None) -> Figure:
+def plot_residuals(result: RegressionResult) -> Figure:
     """One panel for each output: the error (prediction − target) against the prediction, in the output's own unit."""
     if result.error is None:
         raise ValueError("the result has no errors: it was made without a target")
@@ -76,7 +72,7 @@ def plot_residuals(result: RegressionResult, *, save_path: str | os.PathLike | N
         ax.scatter(as_numpy(result.preds[:, d]), as_numpy(result.error[:, d]), s=18, color=PALETTE[0])
         ax.axhline(0, color="black", linewidth=1)
         ax.set(xlabel=f"prediction, {name}", ylabel="prediction − target")
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -88,7 +84,6 @@ def plot_intervals(
     *,
     label: str = "value",
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Prediction intervals, sorted by prediction; targets outside their interval are crosses.
 
@@ -96,7 +91,6 @@ def plot_intervals(
         preds, target, low, high: (N,) each.
         label: what is predicted, with its unit.
         ax: draw here instead of in a new figure.
-        save_path: also write the figure to this file.
     """
     check_tensor(preds, "preds", ndim=1)
     if not preds.shape == target.shape == low.shape == high.shape:
@@ -112,7 +106,7 @@ def plot_intervals(
     ax.plot(place[~inside], target[~inside], "x", color=PALETTE[5], markersize=8, mew=2, label="target outside")
     ax.set(xlabel="sample, sorted by prediction", ylabel=label)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -123,7 +117,6 @@ def plot_detections(
     *,
     true_boxes: Sequence[Tensor] | None = None,
     titles: Sequence[str] | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Pictures with their detected boxes (solid, with class and score) and, if given, the true ones (dashed).
 
@@ -135,7 +128,6 @@ def plot_detections(
         class_names: C names.
         true_boxes: N tensors (M, 4) as x1, y1, x2, y2.
         titles: N texts.
-        save_path: also write the figure to this file.
     """
     from matplotlib.patches import Rectangle
 
@@ -174,7 +166,7 @@ def plot_detections(
             ax.text(*position, text, fontsize=7, va="top" if inside else "baseline", bbox=style)
         if titles is not None:
             ax.set_title(titles[i])
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -182,7 +174,6 @@ def plot_precision_recall(
     curves: Mapping[str, tuple[Tensor, Tensor]],
     *,
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Precision against recall, one line for each name → (recall, precision)."""
     if not curves:
@@ -192,7 +183,7 @@ def plot_precision_recall(
         ax.plot(recall, precision, label=name, linestyle=("-", "--", "-.", ":")[i % 4], color=PALETTE[i % len(PALETTE)])
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -201,7 +192,6 @@ def plot_beam_tree(
     *,
     prompt: str = "",
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """The continuations that a beam search returned as a tree of shared prefixes, the best one drawn heavily.
 
@@ -209,7 +199,6 @@ def plot_beam_tree(
         hypotheses: of one prompt, best first, with tokens (pass `vocab` to the search).
         prompt: the text at the root.
         ax: draw here instead of in a new figure.
-        save_path: also write the figure to this file.
     """
     if not hypotheses or any(hypothesis.tokens is None for hypothesis in hypotheses):
         raise ValueError("hypotheses must hold at least one hypothesis with tokens; pass vocab to beam_search_decode")
@@ -237,4 +226,4 @@ def plot_beam_tree(
     ax.text(right + 0.6, -0.8, "score", va="center")
     ax.set(xlim=(-0.6, right + 1.6), ylim=(len(leaves) - 0.4, -1.1))
     ax.set_axis_off()
-    return finish(figure, save_path)
+    return finish(figure)

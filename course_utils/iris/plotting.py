@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ def plot_loss(
     history: TrainingHistory | Mapping[str, TrainingHistory],
     *,
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """The training loss against the epoch, for one run or for several named ones."""
     if not isinstance(history, (TrainingHistory, Mapping)):
@@ -40,7 +38,7 @@ def plot_loss(
     ax.set(xlabel="epoch", ylabel="training loss (nats per sample)", ylim=(0, None))
     if isinstance(history, Mapping):
         ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -48,14 +46,12 @@ def plot_weight_distributions(
     model: nn.Module,
     *,
     before: Mapping[str, Tensor] | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """A histogram of every weight tensor, biases left out; with `before`, the older values as an outline on top.
 
     Args:
         model: any module with at least one parameter.
         before: an earlier copy of `model.state_dict()` to compare with (copy it: the dict shares the live tensors).
-        save_path: also write the figure to this file.
     """
     import seaborn
 
@@ -83,7 +79,7 @@ def plot_weight_distributions(
             ax.legend()
         ax.yaxis.get_major_locator().set_params(integer=True)
         ax.set(title=f"{name}, {tuple(weight.shape)}", xlabel="weight", ylabel="count")
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -96,7 +92,6 @@ def plot_decision_regions(
     feature_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """The classes a model assigns in the plane of two features, with the samples on top; wrong ones are circled.
 
@@ -111,7 +106,6 @@ def plot_decision_regions(
         features: the columns on the horizontal and the vertical axis.
         feature_names, class_names: D and C names; None numbers them.
         ax: draw here instead of in a new figure.
-        save_path: also write the figure to this file.
     """
     x = check_tensor(x, "x", ndim=2).detach()
     prediction = predict(model, x)
@@ -163,4 +157,4 @@ def plot_decision_regions(
     ax.set(xlabel=axis_names[across], ylabel=axis_names[up])
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     ax.grid(visible=False)
-    return finish(figure, save_path)
+    return finish(figure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_labels, check_tensor
-from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, draw_confusion, finish, new_figure
 from course_utils.optimization.calibration import ReliabilityDiagram
 from course_utils.optimization.thresholds import ThresholdResult
 
@@ -30,9 +29,7 @@ def _check_filled(named: Mapping, name: str) -> None:
 
 
 @course_style()
-def plot_reliability(
-    diagrams: Mapping[str, ReliabilityDiagram], *, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_reliability(diagrams: Mapping[str, ReliabilityDiagram]) -> Figure:
     """One panel for each diagram: accuracy against confidence, with the numbers of samples below."""
     _check_filled(diagrams, "diagrams")
     columns = len(diagrams)
@@ -56,13 +53,11 @@ def plot_reliability(
     axes[0].set_ylabel("accuracy")
     axes[columns].set_ylabel("samples")
     axes[0].legend(loc="upper left")
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_threshold(
-    results: Mapping[str, ThresholdResult], *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_threshold(results: Mapping[str, ThresholdResult], *, ax: Axes | None = None) -> Figure:
     """Metrics against the threshold, each with its best point."""
     _check_filled(results, "results")
     figure, ax = axes_or_new(ax)
@@ -74,7 +69,7 @@ def plot_threshold(
             ax.plot(result.threshold, result.score, "o", color=_line(i)["color"])
     ax.set(xlabel="threshold", ylabel="metric", ylim=(0, 1.02))
     ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
@@ -85,22 +80,21 @@ def plot_confusion(
     *,
     title: str = "",
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
-    """The confusion matrix as counts: rows are true classes, columns what was predicted."""
-    import seaborn
+    """The confusion matrix as counts: rows are true classes, columns what was predicted.
 
+    More than 20 classes are drawn without the counts, as colours with a bar beside them.
+    """
     c = len(class_names)
     check_tensor(labels, "labels", ndim=1, floating=False)
     check_labels(labels, "labels", num_samples=len(labels), num_classes=c)
     check_labels(target, "target", num_samples=len(labels), num_classes=c)
-    counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c).numpy()
-    figure, ax = axes_or_new(ax, size=(1.2 + 0.9 * c, 0.9 + 0.75 * c))
-    seaborn.heatmap(
-        counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=ax, xticklabels=class_names, yticklabels=class_names
-    )
-    ax.set(xlabel="predicted", ylabel="true", title=title)
-    return finish(figure, save_path)
+    counts = torch.bincount(target.cpu().long() * c + labels.cpu().long(), minlength=c * c).reshape(c, c)
+    texts = [[str(count) for count in row] for row in counts.tolist()]
+    size = (1.2 + 0.9 * c, 0.9 + 0.75 * c)
+    figure, ax = draw_confusion(counts, texts, class_names, cmap="Blues", unit="samples", size=size, ax=ax)
+    ax.set_title(title)
+    return finish(figure)
 
 
 @course_style()
@@ -109,7 +103,6 @@ def plot_groups(
     *,
     label: str,
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """The distribution of one quantity in several groups of samples, as outlines of histograms with equal areas."""
     import seaborn
@@ -125,13 +118,11 @@ def plot_groups(
         seaborn.histplot(value.numpy(), ax=ax, label=name, **_line(i), **options)
     ax.set(xlabel=label, ylabel="density")
     ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_risk_coverage(
-    curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_risk_coverage(curves: Mapping[str, tuple[Tensor, Tensor]], *, ax: Axes | None = None) -> Figure:
     """Error among the answered samples against the share that is answered, one line for each name."""
     _check_filled(curves, "curves")
     figure, ax = axes_or_new(ax)
@@ -139,4 +130,4 @@ def plot_risk_coverage(
         ax.plot(coverage, risk, label=name, **_line(i))
     ax.set(xlabel="coverage (share of samples answered)", ylabel="error among them", xlim=(0, 1), ylim=(0, None))
     ax.legend()
-    return finish(figure, save_path)
+    return finish(figure)

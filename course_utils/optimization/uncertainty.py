@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,7 +61,13 @@ class UncertaintyResult(Result):
 
 
 def monte_carlo_dropout(
-    model: nn.Module, inputs: Tensor, *, n_samples: int = 50, task: str = "multiclass", seed: int | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    n_samples: int = 50,
+    task: str = "multiclass",
+    seed: int | None = None,
+    chunk_size: int | None = None,
 ) -> UncertaintyResult:
     """Ask one network many times with different dropout masks.
 
@@ -77,12 +83,19 @@ def monte_carlo_dropout(
         n_samples: S ≥ 2.
         task: "multiclass" (softmax), "multilabel" (sigmoid) or "regression" (values, no entropies).
         seed: of the masks; None draws fresh ones. The global random state stays as it is.
+        chunk_size: how many of the S samples to compute at once. None computes all at once, the fastest way, but from
+            the first dropout layer on the activations take S times the memory of one forward pass. A chunk takes
+            `chunk_size` times, and computes the layers before the dropout anew. The masks are drawn chunk by chunk, so
+            the same seed gives the same samples only with the same chunk_size; other sizes give other draws from the
+            same distribution.
 
     Raises:
         TypeError, ValueError: no dropout layer, fewer than two samples, outputs that are not (N, C) or not finite.
     """
     check_choice(task, "task", TASKS)
     check_count(n_samples, "n_samples", minimum=2)
+    if chunk_size is not None:
+        check_count(chunk_size, "chunk_size")
     _check_inputs(inputs)
     with evaluation_mode(model), torch.no_grad(), isolated_randomness(seed):
         layers = [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
@@ -93,20 +106,37 @@ def monte_carlo_dropout(
             )
         for layer in layers:
             layer.train()
-        outputs = _repeat(model, inputs, n_samples)  # (S, N, C)
+        outputs = _repeat(model, inputs, n_samples, chunk_size)  # (S, N, C)
     return _summarise(outputs, task)
 
 
-def _repeat(model: nn.Module, inputs: Tensor, n_samples: int) -> Tensor:
+def _repeat(model: nn.Module, inputs: Tensor, n_samples: int, chunk_size: int | None) -> Tensor:
     """The model's output n_samples times, each with random masks of its own, (S, N, C)."""
     model_output = output_tensor  # read inside vmap too
+    # vmap makes a layer's work depend on the sample only from the first dropout on.
+    several = vmap(lambda _: model_output(model(inputs.clone())), randomness="different")
+    chunks = torch.empty(n_samples, device=inputs.device).split(chunk_size or n_samples)
     try:
-        # vmap makes a layer's work depend on the sample only from the first dropout on.
-        every = vmap(lambda _: model_output(model(inputs.clone())), randomness="different")
-        return every(torch.empty(n_samples, device=inputs.device))
+        return _collect((several(chunk) for chunk in chunks), n_samples)
     except RuntimeError:
         # Some layers (LSTM, or control flow on values) cannot be vmapped; an error of the model's own comes again here.
-        return torch.stack([model_output(model(inputs.clone())) for _ in range(n_samples)])
+        return _collect((model_output(model(inputs.clone()))[None] for _ in range(n_samples)), n_samples)
+
+
+def _collect(parts: Iterable[Tensor], n_samples: int) -> Tensor:
+    """Parts (K, …) in one tensor (S, …), into which each is copied as soon as it is there.
+
+    Parts kept until the end would lie between large temporary tensors, and break the memory that those leave behind
+    into pieces too small for the next ones.
+    """
+    samples, filled = None, 0
+    for part in parts:
+        if len(part) == n_samples:
+            return part
+        samples = part.new_empty(n_samples, *part.shape[1:]) if samples is None else samples
+        samples[filled : filled + len(part)] = part
+        filled += len(part)
+    return samples
 
 
 def deep_ensemble(models: Sequence[nn.Module], inputs: Tensor, *, task: str = "multiclass") -> UncertaintyResult:
@@ -150,13 +180,11 @@ def _summarise(outputs: Tensor, task: str) -> UncertaintyResult:
         raise ValueError(f"the model must return {wanted}, but returned {describe_value(outputs[0])}")
     if task == "regression":
         return UncertaintyResult(outputs.mean(0), outputs.var(0, correction=0), None, None, outputs)
-    if task == "multiclass":
-        samples = outputs.softmax(-1)
-        entropy, mean_entropy = _entropy(samples.mean(0)), _entropy(samples).mean(0)
-    else:
-        samples = outputs.sigmoid()
-        two = torch.stack([samples, 1 - samples], -1)  # each label is a choice of its own
-        entropy, mean_entropy = _entropy(two.mean(0)), _entropy(two).mean(0)
+    samples = outputs.softmax(-1) if task == "multiclass" else outputs.sigmoid()
+    entropy_of = _entropy if task == "multiclass" else _binary_entropy
+    entropy = entropy_of(samples.mean(0))
+    # One opinion after the other: the logarithms of all at once would take as much memory as the samples do.
+    mean_entropy = _collect((entropy_of(opinion)[None] for opinion in samples), len(samples)).mean(0)
     information = (entropy - mean_entropy).clamp(min=0)  # rounding may push it below 0
     return UncertaintyResult(samples.mean(0), samples.var(0, correction=0), entropy, information, samples)
 
@@ -164,3 +192,8 @@ def _summarise(outputs: Tensor, task: str) -> UncertaintyResult:
 def _entropy(probabilities: Tensor) -> Tensor:
     """−Σ p log p over the last axis, in nats; 0·log 0 is 0."""
     return torch.special.entr(probabilities).sum(-1)
+
+
+def _binary_entropy(probabilities: Tensor) -> Tensor:
+    """The entropy of each yes/no choice by itself, in nats."""
+    return torch.special.entr(probabilities) + torch.special.entr(1 - probabilities)

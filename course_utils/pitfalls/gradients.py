@@ -1,6 +1,7 @@
 """Clipping gradients without hiding that they were broken."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -63,9 +64,21 @@ def gradient_clipping(
             )
         return norm
     if norm > max_norm:
-        for gradient in gradients:
-            gradient.mul_(max_norm / norm)
+        _scale(gradients, max_norm / norm)
     return norm
+
+
+def _scale(gradients: list[Tensor], factor: float) -> None:
+    """Multiply all gradients in place: one call for all of a kind, with a factor of that kind.
+
+    With a Python number, torch would make a tensor of it for each gradient again, which takes longer than the product.
+    """
+    kinds = defaultdict(list)
+    for gradient in gradients:
+        kinds[gradient.device, gradient.dtype].append(gradient)
+    for (device, dtype), alike in kinds.items():
+        precise = torch.promote_types(dtype, torch.float32)  # a factor in half precision would have three digits
+        torch._foreach_mul_(alike, torch.tensor(factor, dtype=precise, device=device))
 
 
 def _parameters(model_or_parameters: nn.Module | Tensor | Iterable[Tensor]) -> list[Tensor]:
@@ -87,7 +100,35 @@ def _parameters(model_or_parameters: nn.Module | Tensor | Iterable[Tensor]) -> l
 
 
 def _total_norm(gradients: list[Tensor], norm_type: float) -> float:
+    """The norm of all gradients together: quickly in their own precision where it is enough, otherwise in float64."""
+    dtypes = {gradient.dtype for gradient in gradients}
+    quick = dtypes <= {torch.float32, torch.float64} and not any(gradient.is_sparse for gradient in gradients)
+    if quick and norm_type == 2:
+        norm = _quick_euclidean_norm(gradients)
+        # Squares below the smallest normal number are rounded or lost, those above the largest one are infinite. Beside
+        # a sum of 1e20 times the smallest normal number, any number of lost squares is negligible.
+        smallest_sum = 1e20 * max(torch.finfo(dtype).smallest_normal for dtype in dtypes)
+        if smallest_sum**0.5 < norm < math.inf:  # false for NaN as well
+            return norm
     return float(_norm(torch.stack([_norm(gradient, norm_type).cpu() for gradient in gradients]), norm_type))
+
+
+# In float32 the norm of one row of this length is right to about 1e-7; that of 20,000,000 values at once, to 1e-3.
+_ROW = 2**14
+
+
+def _quick_euclidean_norm(gradients: list[Tensor]) -> float:
+    """The norm by torch, with large gradients cut into rows: the rows' norms have the same norm as all the values."""
+    parts = []
+    for gradient in gradients:
+        if gradient.numel() <= _ROW:
+            parts.append(gradient)
+        else:
+            values = gradient.flatten()
+            end = len(values) // _ROW * _ROW
+            row_norms = torch.linalg.vector_norm(values[:end].view(-1, _ROW), dim=1)
+            parts += [row_norms, values[end:]]
+    return float(nn.utils.get_total_norm(parts))
 
 
 def _norm(values: Tensor, norm_type: float) -> Tensor:

@@ -144,8 +144,8 @@ def clamp_output(output: Tensor, *, min: float | None = None, max: float | None 
 def normalize_output(output: Tensor, *, dim: int = -1, p: float = 2, eps: float = 1e-12) -> Tensor:
     """Divide vectors by their p-norm, output / max(‖output‖ₚ, eps), so that they have length 1; zeros stay zeros.
 
-    `sqrt(Σ x² + eps)` instead of the maximum shortens small vectors (E45). Computed in float64, because squares of
-    half precision overflow and its smallest number is far above eps.
+    `sqrt(Σ x² + eps)` instead of the maximum shortens small vectors (E45). Computed in float64 wherever the vectors'
+    own dtype could spoil the norm: squares of half precision overflow, and its smallest number is far above eps.
 
     Args:
         output: any shape, finite.
@@ -157,12 +157,19 @@ def normalize_output(output: Tensor, *, dim: int = -1, p: float = 2, eps: float 
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
-    check_tensor(output, "output")
+    check_tensor(output, "output", finite=False)
     if not isinstance(dim, int) or isinstance(dim, bool) or not -output.ndim <= dim < output.ndim:
         raise ValueError(f"dim must be an axis of the output {tuple(output.shape)}, but is {dim!r}")
     if check_number(p, "p", finite=False) < 1 or math.isnan(p):
         raise ValueError(f"p must be at least 1, but is {p}")
     eps = check_number(eps, "eps", above=0)
+    if p == 2 and output.dtype == torch.float32 and output.shape[dim] <= _longest_float32_vector(output, dim):
+        norm = torch.linalg.vector_norm(output, 2, dim, keepdim=True)
+        shortest, longest = norm.detach().aminmax()
+        # Squares of shorter vectors may be lost, those of longer ones overflow; NaN fails the comparison too.
+        if shortest > max(eps, _SHORTEST_FLOAT32_NORM) and longest < math.inf:
+            return output / norm
+    check_tensor(output, "output")
     wide = in_double(output)
     largest = wide.detach().abs().amax(dim, keepdim=True)
     largest = torch.where(largest > 0, largest, 1.0)
@@ -170,6 +177,18 @@ def normalize_output(output: Tensor, *, dim: int = -1, p: float = 2, eps: float 
     unit = wide / largest
     norm = torch.linalg.vector_norm(unit, p, dim, keepdim=True)
     return (unit / torch.maximum(norm, eps / largest)).to(output)
+
+
+# Its square is 1e20 times float32's smallest normal number: beside that, any number of lost squares is negligible.
+_SHORTEST_FLOAT32_NORM = (1e20 * torch.finfo(torch.float32).smallest_normal) ** 0.5
+
+
+def _longest_float32_vector(output: Tensor, dim: int) -> int:
+    """Up to this length a sum of squares in float32 is right to a few units in the last place.
+
+    torch sums neighbours in memory on many lanes side by side, and other vectors one value after the other.
+    """
+    return 2**14 if output.stride(dim) == 1 else 512
 
 
 def scale_output(

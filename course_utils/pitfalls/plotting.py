@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,6 @@ def plot_sizes(
     label: str,
     title: str = "",
     ax: Axes | None = None,
-    save_path: str | os.PathLike | None = None,
 ) -> Figure:
     """Histograms of the orders of magnitude of values, zeros left out, with limits as vertical lines.
 
@@ -36,7 +34,6 @@ def plot_sizes(
         label: of the x-axis, with units.
         title: of the figure.
         ax: draw here instead of into a new figure.
-        save_path: also write the figure there.
     """
     if not values:
         raise ValueError("values is empty; pass at least one tensor with its name")
@@ -64,4 +61,4 @@ def plot_sizes(
     ax.set(xlabel=label, ylabel="how many", title=title)
     ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # room for the legend above the peaks
     ax.legend(loc="upper right")
-    return finish(figure, save_path)
+    return finish(figure)

@@ -23,7 +23,8 @@ class TestFigures:
 
     def test_pictures_grey_and_colour(self, tmp_path):
         path = tmp_path / "grid.png"
-        figure = plot_pictures(torch.zeros(3, 8, 8), ["a", "b", "c"], columns=2, save_path=path)
+        figure = plot_pictures(torch.zeros(3, 8, 8), ["a", "b", "c"], columns=2)
+        figure.savefig(path)
         assert sum(bool(ax.images) for ax in figure.axes) == 3
         assert path.read_bytes().startswith(b"\x89PNG")
         colour = plot_pictures(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))

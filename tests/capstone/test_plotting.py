@@ -66,7 +66,7 @@ class TestFigures:
         assert (plt.get_fignums(), dict(plt.rcParams)) == before
 
     def test_saved_and_drawn_into_given_axes(self, tmp_path):
-        self.DRAW["floats"](save_path=tmp_path / "a.png")
+        self.DRAW["floats"]().savefig(tmp_path / "a.png")
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
         figure = Figure()
         for name, ax in zip(("confusion", "metrics", "robustness"), figure.subplots(1, 3), strict=True):

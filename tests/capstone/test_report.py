@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     command += ["--amp", "off", "--model", "tutorial", "--seed", "3", "--out", str(folder)]
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert "shapes: Evaluation(accuracy" in done.stdout
+    assert re.search(r"^shapes: accuracy 0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\] on the test pictures$", done.stdout, re.M)
     return folder
 
 
@@ -126,6 +126,19 @@ class TestReport:
         handle.remove()
         main(arguments)
         assert "report.html" in os.listdir(tmp_path / "report")
+
+    def test_the_test_pictures_are_read_once(self, tmp_path, monkeypatch):
+        read = []
+
+        def counting(model, images, **options):
+            read.append(images is DATA.test.images)
+            return predict_logits(model, images, **options)
+
+        monkeypatch.setattr("course_utils.capstone.evaluation.predict_logits", counting)
+        monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: DATA)
+        monkeypatch.setattr("course_utils.capstone.__main__.make_model", lambda *_: linear())
+        main(["--epochs", "1", "--amp", "off", "--out", str(tmp_path / "report")])
+        assert read.count(True) == 1
 
     @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--epochs", "0"], ["--lr", "-1"], ["--model", "resnet"]])
     def test_bad_options(self, arguments, tmp_path, monkeypatch):

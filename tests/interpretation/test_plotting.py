@@ -34,7 +34,8 @@ class TestFigures:
     def test_samples(self, dtype, tmp_path):
         path = tmp_path / "samples.png"
         p = self.probabilities.to(dtype).requires_grad_()
-        figure = plot_samples(self.images, p, torch.tensor([3, 0]), self.names, save_path=path)
+        figure = plot_samples(self.images, p, torch.tensor([3, 0]), self.names)
+        figure.savefig(path)
         first, _, bars, _ = figure.axes
         assert first.get_title() == "true: hen"
         assert first.images[0].get_array().shape == (8, 8)
@@ -52,7 +53,8 @@ class TestFigures:
             torch.tensor([[0.0, 2], [3, 5], [9, 6]], dtype=dtype),
             names=["g", "cm"],
         )
-        figure = plot_residuals(result, save_path=path)
+        figure = plot_residuals(result)
+        figure.savefig(path)
         points = [ax.collections[0].get_offsets().tolist() for ax in figure.axes]
         assert points == [[[1, 1], [3, 0], [5, -4]], [[2, 0], [4, -1], [6, 0]]]
         assert [ax.get_xlabel() for ax in figure.axes] == ["prediction, g", "prediction, cm"]
@@ -61,7 +63,8 @@ class TestFigures:
     def test_intervals_cross_the_targets_outside(self, tmp_path):
         path = tmp_path / "intervals.png"
         preds, target = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([3.5, 9.0, 1.0])
-        figure = plot_intervals(preds, target, preds - 1, preds + 1, label="height in cm", save_path=path)
+        figure = plot_intervals(preds, target, preds - 1, preds + 1, label="height in cm")
+        figure.savefig(path)
         ax = figure.axes[0]
         line, inside, outside = ax.lines
         assert line.get_ydata().tolist() == [1.0, 2.0, 3.0]
@@ -74,9 +77,8 @@ class TestFigures:
     def test_detections_solid_and_true_boxes_dashed(self, tmp_path):
         path = tmp_path / "detections.png"
         truth = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
-        figure = plot_detections(
-            self.colour, self.detections, self.names[:3], true_boxes=truth, titles=["scene"], save_path=path
-        )
+        figure = plot_detections(self.colour, self.detections, self.names[:3], true_boxes=truth, titles=["scene"])
+        figure.savefig(path)
         ax = figure.axes[0]
         dashed = [patch for patch in ax.patches if patch.get_linestyle() == "--"]
         solid = [patch for patch in ax.patches if patch.get_linestyle() != "--"]
@@ -90,7 +92,8 @@ class TestFigures:
     def test_precision_recall_has_a_line_and_a_name_for_each_curve(self, tmp_path):
         path = tmp_path / "curves.png"
         curve = (torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 0.8, 0.2]))
-        figure = plot_precision_recall({"disc": curve, "star": curve}, save_path=path)
+        figure = plot_precision_recall({"disc": curve, "star": curve})
+        figure.savefig(path)
         ax = figure.axes[0]
         assert [line.get_xdata().tolist() for line in ax.lines] == [[0.0, 0.5, 1.0]] * 2
         assert ax.lines[0].get_ydata().tolist() == pytest.approx([1.0, 0.8, 0.2])
@@ -104,7 +107,8 @@ class TestFigures:
         table = torch.tensor([0.6, 0.3, 0.1]).log()
         model = Rule(lambda ids: table.expand(*ids.shape, 3))
         (found,) = beam_search_decode(model, torch.tensor([0]), num_beams=3, max_new_tokens=2, vocab="a \n")
-        figure = plot_beam_tree(found, prompt="go", save_path=path)
+        figure = plot_beam_tree(found, prompt="go")
+        figure.savefig(path)
         ax = figure.axes[0]
         prefixes = {tuple(h.tokens[:t]) for h in found for t in (1, 2)}
         assert len(ax.lines) == len(prefixes)

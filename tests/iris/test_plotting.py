@@ -39,7 +39,8 @@ class TestFigures:
         model = seeded_mlp()
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         path = tmp_path / "weights.png"
-        figure = plot_weight_distributions(model, before=before, save_path=path)
+        figure = plot_weight_distributions(model, before=before)
+        figure.savefig(path)
         counted = sum(bar.get_height() for bar in figure.axes[0].patches if hasattr(bar, "get_height"))
         assert counted == 40
         assert path.exists()

@@ -28,7 +28,8 @@ class TestFigures:
             "after": reliability_diagram(0.5 * self.p, self.y, n_bins=5),  # with empty bins
         }
         path = tmp_path / "reliability.png"
-        figure = plot_reliability(diagrams, save_path=path)
+        figure = plot_reliability(diagrams)
+        figure.savefig(path)
         assert is_png(path)
         assert len(figure.axes) == 4
         assert [ax.get_title("left") for ax in figure.axes[:2]] == ["before", "after"]
@@ -48,7 +49,9 @@ class TestFigures:
     def test_threshold_marks_the_best_point(self, tmp_path):
         results = {name: adjust_threshold(self.p, self.y, metric=name) for name in ("f1", "accuracy")}
         path = tmp_path / "threshold.png"
-        ax = plot_threshold(results, save_path=path).axes[0]
+        figure = plot_threshold(results)
+        figure.savefig(path)
+        ax = figure.axes[0]
         assert is_png(path)
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["f1", "accuracy"]
         curves, points = ax.lines[::2], ax.lines[1::2]
@@ -72,7 +75,9 @@ class TestFigures:
 
         labels, target = torch.randint(4, (2, 100), generator=torch.Generator().manual_seed(0))
         path = tmp_path / "confusion.png"
-        ax = plot_confusion(labels, target, list("abcd"), title="four", save_path=path).axes[0]
+        figure = plot_confusion(labels, target, list("abcd"), title="four")
+        figure.savefig(path)
+        ax = figure.axes[0]
         drawn = np.asarray(ax.collections[0].get_array()).reshape(4, 4)
         assert is_png(path)
         assert drawn.tolist() == confusion_matrix(target, labels).tolist()
@@ -91,7 +96,9 @@ class TestFigures:
     def test_groups_are_densities_over_a_common_range(self, tmp_path):
         groups = {"known": self.p, "unknown": (2 * self.p[:50]).bfloat16()}
         path = tmp_path / "groups.png"
-        ax = plot_groups(groups, label="entropy in nats", save_path=path).axes[0]
+        figure = plot_groups(groups, label="entropy in nats")
+        figure.savefig(path)
+        ax = figure.axes[0]
         assert is_png(path)
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["known", "unknown"]
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("entropy in nats", "density")
@@ -103,7 +110,9 @@ class TestFigures:
         coverage, risk = torch.linspace(0.1, 1, 10), torch.linspace(0, 0.3, 10)
         path = tmp_path / "risk.png"
         curves = {"confidence": (coverage, risk), "entropy": (coverage, risk / 2)}
-        ax = plot_risk_coverage(curves, save_path=path).axes[0]
+        figure = plot_risk_coverage(curves)
+        figure.savefig(path)
+        ax = figure.axes[0]
         assert is_png(path)
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["confidence", "entropy"]
         assert ax.lines[0].get_ydata().tolist() == risk.tolist()

@@ -24,7 +24,8 @@ class TestPlotSizes:
     def test_words_limits_and_file(self, tmp_path):
         path = tmp_path / "sizes.png"
         values = {"float16": torch.ones(3).half(), "gradients": torch.full((2, 2), 1e-3, requires_grad=True)}
-        figure = plot_sizes(values, {"smallest": 1e-4}, label="|g|", title="Sizes", save_path=path)
+        figure = plot_sizes(values, {"smallest": 1e-4}, label="|g|", title="Sizes")
+        figure.savefig(path)
         (axes,) = figure.axes
         assert (axes.get_xlabel(), axes.get_title(loc="left")) == ("|g|", "Sizes")
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["float16", "gradients"]
