@@ -6,8 +6,9 @@ With aₗ = f(zₗ) ⊙ maskₗ and zₗ₊₁ = Wₗ₊₁ aₗ + bₗ₊₁, a
 
 and at the output, for the cross-entropy, δ = (softmax(z) − one-hot) / B.
 
-Why not autograd: it allocates every intermediate result anew, and on networks of ten units that costs more than the
-arithmetic. The closed form writes into buffers that are allocated once. Activations are feature-major, (R, H, B), so
+Why not autograd: it allocates every intermediate result anew, which on networks of ten units costs as much as the
+arithmetic; on the two grids of benchmarks/homework.py it took 1.6 and 1.1 times as long, in the same layout. The closed
+form writes into buffers that are allocated once. Activations are feature-major, (R, H, B), so
 that one batched matrix product a layer serves the whole stack, forward and backward, without a transposed copy.
 """
 
