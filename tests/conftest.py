@@ -13,6 +13,8 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+pytest.register_assert_rewrite("tests.support")  # an assert that fails there shows its values too
+
 # Property tests draw the same examples in every run, so that a red run can be repeated.
 settings.register_profile("course", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("course")

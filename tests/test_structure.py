@@ -52,7 +52,7 @@ def test_a_chapter_has_the_same_name_everywhere(chapter):
         f"course_utils/checks/{chapter}.py",
         f"solutions/{lesson.stem}/exercises.ipynb",
         f"exercises/{lesson.stem}/exercises.ipynb",
-        f"tests/test_{chapter}.py",
+        f"tests/{chapter}/__init__.py",
     ):
         assert (REPOSITORY / path).exists(), path
 
@@ -193,7 +193,7 @@ def test_the_index_of_errors_is_complete_and_each_is_where_it_says():
     text = "\n".join(cell.source for cell in nbformat.read(clinic, as_version=4).cells if cell.cell_type == "markdown")
     rows = re.findall(r"^\| E(\d+) \| .+ \| \[[\d.]+\]\(([^)#]*)#(.+)\) \|$", text, flags=re.M)
     assert sorted(int(number) for number, _, _ in rows) == list(range(1, 72))
-    tests = "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/test_*.py"))
+    tests = "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/**/test_*.py"))
     for number, file, anchor in rows:
         section = section_of(clinic.parent / (file or clinic.name), anchor.replace("-", " "))
         assert re.search(rf"\bE{number}\b", section), f"E{number} is not in {anchor}"
@@ -202,6 +202,6 @@ def test_the_index_of_errors_is_complete_and_each_is_where_it_says():
 
 def test_error_numbers_in_test_names_exist():
     names = re.findall(
-        r"def test_e(\d+)_", "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/test_*.py"))
+        r"def test_e(\d+)_", "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/**/test_*.py"))
     )
     assert {int(number) for number in names} <= set(range(1, 72))

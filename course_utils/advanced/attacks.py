@@ -18,7 +18,14 @@ from course_utils.advanced.gradients import (
     gradient_of,
     input_gradients,
 )
-from course_utils.foundation.arguments import check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_count,
+    check_normalization,
+    check_number,
+    check_range,
+    check_tensor,
+    describe_value,
+)
 from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
 from course_utils.foundation.seeding import isolated_randomness, make_generator
 
@@ -155,8 +162,8 @@ class _Box:
         self.eps = check_number(eps, "eps")
         if self.eps < 0:
             raise ValueError(f"eps must not be negative, but is {eps}")
-        low, high = _check_bounds(bounds)
-        mean, self.std = _check_normalization(normalization, x)
+        low, high = check_range(bounds, "bounds")
+        mean, self.std = _mean_and_std(normalization, x)
         wide = x.double() if x.device.type != "mps" else x
         pixels = wide * self.std + mean
         least, most = float(pixels.min()), float(pixels.max())
@@ -208,34 +215,13 @@ class _Box:
         return self.clamp(x + share * (self.eps / self.std).clamp(max=torch.finfo(x.dtype).max / 4).to(x.dtype))
 
 
-def _check_bounds(bounds: tuple[float, float]) -> tuple[float, float]:
-    if isinstance(bounds, (str, Tensor)) or not isinstance(bounds, Sequence) or len(bounds) != 2:
-        raise ValueError(f"bounds must be a pair (low, high), but is {describe_value(bounds)}")
-    low, high = (check_number(bound, "bounds") for bound in bounds)
-    if low >= high:
-        raise ValueError(f"bounds must be (low, high) with low < high, but is ({low}, {high})")
-    return low, high
-
-
-def _check_normalization(normalization: Normalization | None, x: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_std(normalization: Normalization | None, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, float64, in a shape that broadcasts over the channels."""
     like = {"dtype": torch.float64 if x.device.type != "mps" else x.dtype, "device": x.device}
     if normalization is None:
         return torch.zeros((), **like), torch.ones((), **like)
-    if isinstance(normalization, (str, Tensor)) or not isinstance(normalization, Sequence) or len(normalization) != 2:
-        raise ValueError(f"normalization must be a pair (mean, std), but is {describe_value(normalization)}")
-    try:
-        values = [torch.as_tensor(value, **like).flatten() for value in normalization]
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"normalization must be a pair (mean, std) of numbers, but is {normalization!r}") from None
-    for name, value in zip(("mean", "std"), values, strict=True):
-        if len(value) not in (1, x.shape[1]) or not value.isfinite().all():
-            raise ValueError(
-                f"normalization's {name} must be {x.shape[1]} finite numbers, one a channel, but is {value}"
-            )
-    if (values[1] <= 0).any():
-        raise ValueError(f"normalization's std must be positive, but is {values[1].tolist()}")
-    return tuple(value.reshape(1, -1, *(1,) * (x.ndim - 2)) for value in values)
+    pair = check_normalization(normalization, channels=x.shape[1])
+    return tuple(value.to(**like).reshape(1, -1, *(1,) * (x.ndim - 2)) for value in pair)
 
 
 @dataclass(frozen=True, eq=False)

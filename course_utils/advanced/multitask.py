@@ -147,7 +147,7 @@ def multi_task_inference(model: nn.Module, inputs: Tensor, *, classification_thr
     threshold = check_number(classification_threshold, "classification_threshold")
     if not 0 <= threshold <= 1:
         raise ValueError(f"classification_threshold must lie in [0, 1], but is {threshold}")
-    check_tensor(inputs, "inputs", floating=isinstance(inputs, Tensor) and inputs.is_floating_point())
+    check_tensor(inputs, "inputs", floating=None)
     with evaluation_mode(model), torch.no_grad(), isolated_randomness(0):
         outputs = model(inputs.detach().clone())
     if not isinstance(outputs, Mapping) or any(task not in outputs for task in TASKS):

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from course_utils.advanced.gradients import check_target
 from course_utils.foundation.arguments import check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.devices import in_double
 from course_utils.foundation.evaluation import classifier_logits
-from course_utils.foundation.values import in_double
 
 
 def pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:

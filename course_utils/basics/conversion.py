@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_choice, check_tensor, check_threshold, describe_value
-from course_utils.foundation.values import sums_to_one
-
-TASKS = ("binary", "multiclass", "multilabel")
+from course_utils.foundation.arguments import TASKS, check_choice, check_tensor, check_threshold, describe_value
+from course_utils.foundation.probabilities import check_probabilities
 
 
 def logits_to_probabilities(logits: Tensor, task: str) -> Tensor:
@@ -65,7 +63,7 @@ def probabilities_to_labels(probabilities: Tensor, task: str, *, threshold: floa
     """
     check_choice(task, "task", TASKS)
     _check_shape(check_tensor(probabilities, "probabilities"), "probabilities", task)
-    _check_range(probabilities, task)
+    check_probabilities(probabilities, class_dim=1 if task == "multiclass" else None)
     threshold = check_threshold(threshold, task)
     if task == "multiclass":
         return probabilities.argmax(dim=1)
@@ -85,20 +83,3 @@ def _check_shape(values: Tensor, name: str, task: str) -> None:
         )
     if task == "multilabel" and values.ndim < 2:
         raise ValueError(f"{name} of a multilabel task must be (N, C, …), but is {describe_value(values)}")
-
-
-def _check_range(probabilities: Tensor, task: str) -> None:
-    low, high = float(probabilities.min()), float(probabilities.max())
-    if low < 0 or high > 1 + torch.finfo(probabilities.dtype).eps:
-        raise ValueError(
-            f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; "
-            "these look like logits, so call logits_to_probabilities first"
-        )
-    if task == "multiclass":
-        good = sums_to_one(probabilities, dim=1)
-        if not good.all():
-            bad = f"{int((~good).sum())} of {good.numel()}"
-            raise ValueError(
-                f"multiclass probabilities must sum to 1 over dim 1, but {bad} do not; "
-                "are the classes in dim 1, or are these independent probabilities ('multilabel')?"
-            )

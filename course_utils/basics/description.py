@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, describe_value, dtype_name
-from course_utils.foundation.values import KINDS, in_double, sums_to_one, value_kinds
+from course_utils.foundation.devices import in_double
+from course_utils.foundation.probabilities import sums_to_one
+from course_utils.foundation.values import KINDS, value_kinds
 
 # What the axes of an output mean, by task and number of dimensions.
 _AXES = {

@@ -1,11 +1,9 @@
 """The smallest network that has an output worth reading."""
 
-from torch import Tensor, nn
-
-from course_utils.foundation.arguments import check_count
+from course_utils.foundation.networks import TwoLayerNetwork
 
 
-class SimpleNet(nn.Module):
+class SimpleNet(TwoLayerNetwork):
     """Two linear layers with a ReLU between them. Returns logits: no softmax at the end.
 
     Args:
@@ -20,17 +18,4 @@ class SimpleNet(nn.Module):
     """
 
     def __init__(self, in_features: int = 10, hidden_features: int = 5, out_features: int = 2) -> None:
-        super().__init__()
-        for name, value in (
-            ("in_features", in_features),
-            ("hidden_features", hidden_features),
-            ("out_features", out_features),
-        ):
-            check_count(value, name)
-        self.hidden = nn.Linear(in_features, hidden_features)
-        self.activation = nn.ReLU()
-        self.output = nn.Linear(hidden_features, out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_features) → logits (N, out_features)."""
-        return self.output(self.activation(self.hidden(x)))
+        super().__init__(in_features, hidden_features, out_features)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from course_utils.foundation.arguments import check_class_names, check_count, check_number, check_tensor, describe_value
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, new_figure
+from course_utils.foundation.probabilities import check_probabilities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def plot_probabilities(
         ax: draw here instead of in a new figure.
         save_path: also write the figure to this file.
     """
-    _check_probabilities(probabilities, ndim=1)
+    check_probabilities(probabilities, ndim=1)
     names = check_class_names(class_names, len(probabilities)) or [str(i) for i in range(len(probabilities))]
     figure, ax = axes_or_new(ax)
     values = probabilities.detach().cpu().float()
@@ -127,7 +128,7 @@ def plot_segmentation(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    _check_probabilities(probabilities, ndim=3)
+    check_probabilities(probabilities, ndim=3)
     names = check_class_names(class_names, len(probabilities)) or [f"class {c}" for c in range(len(probabilities))]
     if image.shape[-2:] != probabilities.shape[-2:]:
         sizes = f"{tuple(image.shape[-2:])} and {tuple(probabilities.shape[-2:])}"
@@ -152,14 +153,6 @@ def plot_segmentation(
     ]
     axes[-1].legend(handles=patches, loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return finish(figure, save_path)
-
-
-def _check_probabilities(probabilities: Tensor, *, ndim: int) -> None:
-    """Refuse values outside [0, 1]: a bar chart of logits would look plausible."""
-    check_tensor(probabilities, "probabilities", ndim=ndim)
-    if probabilities.min() < 0 or probabilities.max() > 1 + torch.finfo(probabilities.dtype).eps:
-        low, high = float(probabilities.min()), float(probabilities.max())
-        raise ValueError(f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; are they logits?")
 
 
 def _as_shown(images: Tensor) -> list:

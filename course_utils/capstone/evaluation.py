@@ -14,12 +14,19 @@ from course_utils.capstone.distributed import gathered, share
 from course_utils.capstone.models import PictureClassifier, layout
 from course_utils.capstone.pictures import check_data, check_images, scaled
 from course_utils.data import ImageData
-from course_utils.foundation.arguments import check_class_names, check_count, check_labels, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_class_names,
+    check_count,
+    check_labels,
+    check_normalization,
+    check_tensor,
+    describe_value,
+)
 from course_utils.foundation.evaluation import check_model, evaluation_mode, output_tensor
+from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import isolated_randomness, make_generator
 from course_utils.interpretation import interpret_classification_output
-from course_utils.iris.inference import wilson_interval
 from course_utils.optimization import TemperatureScaler, expected_calibration_error, temperature_scaling
 
 if TYPE_CHECKING:
@@ -59,7 +66,7 @@ def predict_logits(
     check_count(batch_size, "batch_size")
     if not isinstance(amp, bool):
         raise TypeError(f"amp must be True or False, but is {describe_value(amp)}")
-    check_tensor(images, "images", ndim=4, floating=isinstance(images, Tensor) and images.is_floating_point())
+    check_tensor(images, "images", ndim=4, floating=None)
     first = next(model.parameters(), torch.zeros(0))
     device, dtype = first.device, first.dtype
     statistics = _statistics(model, images, normalization)
@@ -86,16 +93,8 @@ def _statistics(model: nn.Module, images: Tensor, normalization: Normalization |
         return None
     check_images(images)
     if normalization is not None:
-        if (
-            isinstance(normalization, (str, Tensor))
-            or not isinstance(normalization, Sequence)
-            or len(normalization) != 2
-        ):
-            raise ValueError(f"normalization must be a pair (mean, std), but is {describe_value(normalization)}")
-        pair = tuple(torch.as_tensor(value, dtype=torch.float32).flatten() for value in normalization)
-        if [len(value) for value in pair] != [3, 3]:
-            raise ValueError(f"normalization must have 3 numbers each for mean and std, but has {normalization}")
-        return pair
+        mean, std = check_normalization(normalization, channels=3)
+        return mean.float(), std.float()
     known = [(part.mean, part.std) for part in model.modules() if isinstance(part, PictureClassifier)]
     if not known or not known[0][1].all():
         raise ValueError(
@@ -314,7 +313,7 @@ def interpret_model_outputs(
         seed: of that choice.
     """
     check_count(num_samples, "num_samples")
-    check_tensor(images, "images", ndim=4, floating=isinstance(images, Tensor) and images.is_floating_point())
+    check_tensor(images, "images", ndim=4, floating=None)
     # The worst ones are known only when all were read; of a random choice no others need to be.
     everything = torch.arange(len(images))
     chosen = everything if worst_first else torch.randperm(len(images), generator=make_generator(seed))[:num_samples]

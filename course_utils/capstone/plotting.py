@@ -107,7 +107,7 @@ def plot_metrics(
     evaluation: Evaluation, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
 ) -> Figure:
     """Recall and precision of each class as points with their 95 % intervals; the dashed line is the accuracy."""
-    from course_utils.iris.inference import wilson_interval
+    from course_utils.foundation.intervals import wilson_interval
 
     _check_kind(evaluation, "evaluation", Evaluation)
     counts = evaluation.confusion_matrix

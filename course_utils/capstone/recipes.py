@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_number
+from course_utils.foundation.training import OPTIMIZERS
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("one-cycle", "constant")
 
 
@@ -41,7 +41,7 @@ class Recipe:
     early_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice(self.optimizer, "optimizer", OPTIMIZERS)
+        check_choice(self.optimizer, "optimizer", tuple(OPTIMIZERS))
         check_choice(self.schedule, "schedule", SCHEDULES)
         check_number(self.lr, "lr", above=0, below=1e30)
         check_number(self.bias_lr_factor, "bias_lr_factor", above=0)
@@ -72,7 +72,7 @@ class Recipe:
             raise ValueError("the model has no trainable parameter; set requires_grad_(True) on what should learn")
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.momentum > 0)
-        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.optimizer](groups, lr=self.lr)
+        return OPTIMIZERS[self.optimizer](groups, lr=self.lr)
 
     def set_lr(self, groups: Iterable[dict], progress: float) -> float:
         """Give each parameter group its learning rate, `progress` in [0, 1) through the training; return the base."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import importlib.metadata
 import json
 import os
@@ -31,6 +29,8 @@ from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.files import write_atomically
+from course_utils.foundation.html import render
+from course_utils.foundation.plotting import figure_png
 from course_utils.optimization import plot_risk_coverage
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def write_report(
         "calibrated": after.metrics() | {"temperature": calibration.temperature},
         "robustness": {"num_samples": curve.num_samples} | {n: getattr(curve, n).tolist() for n in curve.per_sample},
     }
-    pngs = {name: figure._repr_png_() for name, figure in figures.items()}
+    pngs = {name: figure_png(figure) for name, figure in figures.items()}
     record = run_record() | {"training": _training_record(history)} | dict(run or {})
     for name, png in pngs.items():
         write_atomically(folder / f"{name}.png", lambda file, png=png: file.write(png))
@@ -172,37 +172,37 @@ def _page(
     pngs: Mapping[str, bytes],
 ) -> str:
     """One HTML page that needs no other file."""
+    return render(
+        "capstone/templates/report.html",
+        title=f"{type(model).__name__} on {data.name}",
+        is_cifar10=data.name == "cifar10",
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        sizes={name: len(getattr(data, name)) for name in ("train", "validation", "test")},
+        temperature=metrics["calibrated"]["temperature"],
+        metrics=_metrics_table(metrics),
+        per_class=per_class.reset_index(names="class"),
+        figures=[
+            {"name": name.replace("_", " ").capitalize(), "note": _NOTES[name], "png": png}
+            for name, png in pngs.items()
+        ],
+        record=json.dumps(record, indent=2, default=str),
+    )
+
+
+def _metrics_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
     before, after = metrics["as_trained"], metrics["calibrated"]
-    notice = "" if data.name == "cifar10" else "<p class=notice>These are generated shapes, <b>not CIFAR-10</b>.</p>"
-    rows = "".join(
-        f"<tr><th>{name}</th><td>{before[name]:.4f}</td><td>{after[name]:.4f}</td>"
-        f"<td>{_interval(before, name)}</td></tr>"
+    rows = [
+        {
+            "metric": name,
+            "as trained": before[name],
+            "calibrated": after[name],
+            "95 % interval, as trained": _interval(before, name),
+        }
         for name in ("accuracy", "precision", "recall", "f1", "nll", "ece")
-    )
-    parts = "".join(
-        f"<h2>{name.replace('_', ' ').capitalize()}</h2><p>{html.escape(_NOTES[name])}</p>"
-        f"<img alt='{html.escape(_NOTES[name], quote=True)}' "
-        f"src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
-        for name, png in pngs.items()
-    )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Report: {html.escape(type(model).__name__)} on {data.name}</title>
-<style>
-body {{ font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.45 }}
-img {{ max-width: 100% }} table {{ border-collapse: collapse; margin: 1rem 0 }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid #ccc; text-align: right }} th {{ text-align: left }}
-.notice {{ background: #fde9d9; padding: .6rem }} pre {{ background: #f5f5f5; padding: .8rem; overflow-x: auto }}
-</style>
-<h1>{html.escape(type(model).__name__)} on {data.name}</h1>{notice}
-<p>{parameters:,} parameters; trained on {len(data.train):,} pictures, calibrated on {len(data.validation):,}, measured
-on {len(data.test):,} that it had not seen. Temperature {after["temperature"]:.3f}.</p>
-<table><tr><th></th><th>as trained</th><th>calibrated</th><th>95 % interval, as trained</th></tr>{rows}</table>
-{per_class.round(3).to_html(border=0)}
-{parts}
-<h2>The run</h2><pre>{html.escape(json.dumps(record, indent=2, default=str))}</pre>
-</html>
-"""
+    ]
+    return pd.DataFrame(rows)
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:

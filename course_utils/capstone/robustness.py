@@ -15,9 +15,9 @@ from course_utils.capstone.pictures import check_data, normalize
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count, check_number, describe_value
 from course_utils.foundation.evaluation import check_model
+from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import make_generator
-from course_utils.iris.inference import wilson_interval
 
 
 @dataclass(frozen=True, eq=False, repr=False)

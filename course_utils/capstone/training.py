@@ -25,11 +25,16 @@ from course_utils.capstone.recipes import Recipe
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count, describe_value
 from course_utils.foundation.devices import choose_device
-from course_utils.foundation.evaluation import check_model, classifier_logits, evaluation_mode, output_tensor
+from course_utils.foundation.evaluation import (
+    check_model,
+    classifier_logits,
+    evaluation_mode,
+    output_tensor,
+    training_mode,
+)
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
-from course_utils.iris.training import training_mode
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TASKS = ("binary", "multiclass", "multilabel")  # of a classifier
+
 
 def describe_value(value: Any) -> str:
     """Say in a few words what a value is.
@@ -38,7 +40,7 @@ def check_tensor(
     name: str,
     *,
     ndim: int | tuple[int, ...] | None = None,
-    floating: bool = True,
+    floating: bool | None = True,
     finite: bool = True,
 ) -> Tensor:
     """Return `value` if it is a non-empty tensor of the wanted kind; raise an error that says what to do if not.
@@ -47,7 +49,7 @@ def check_tensor(
         value: what the caller passed.
         name: its name in the message.
         ndim: allowed number(s) of dimensions; None allows any but 0.
-        floating: True wants a floating point dtype, False a whole-number one (bool counts as one).
+        floating: True wants a floating point dtype, False a whole-number one (bool counts as one), None takes both.
         finite: True refuses NaN and infinities.
 
     Raises:
@@ -58,11 +60,11 @@ def check_tensor(
         raise TypeError(
             f"{name} must be a torch.Tensor, but is {describe_value(value)}; convert it with torch.as_tensor"
         )
-    if floating and not value.is_floating_point():
+    if floating is True and not value.is_floating_point():
         raise TypeError(
             f"{name} must have a floating point dtype, but is {describe_value(value)}; convert it with .float()"
         )
-    if not floating and (value.is_floating_point() or value.is_complex()):
+    if floating is False and (value.is_floating_point() or value.is_complex()):
         raise TypeError(f"{name} must have an integer dtype, but is {describe_value(value)}; convert it with .long()")
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if value.ndim == 0 or (allowed is not None and value.ndim not in allowed):
@@ -70,8 +72,9 @@ def check_tensor(
         raise ValueError(f"{name} must have {wanted} dimension(s), but is {describe_value(value)}")
     if value.numel() == 0:
         raise ValueError(f"{name} is empty: {describe_value(value)}; pass at least one sample")
-    # A finite sum means finite values, at a twentieth of the price of looking at each; overflow is looked into.
-    if finite and floating and not value.detach().sum().isfinite() and not torch.isfinite(value).all():
+    # A finite sum means that all values are finite, and summing takes a twentieth of the time of testing each value. An
+    # infinite sum can also come from an overflow, so then each value is tested.
+    if finite and value.is_floating_point() and not value.detach().sum().isfinite() and not torch.isfinite(value).all():
         nan = int(torch.isnan(value).sum())
         inf = int(torch.isinf(value).sum())
         raise ValueError(
@@ -139,6 +142,46 @@ def check_number(
         }.get((above == -math.inf, below == math.inf), f"strictly between {above} and {below}")
         raise ValueError(f"{name} must be {limits}, but is {value}")
     return float(value)
+
+
+def check_share(value: Any, name: str) -> float:
+    """Return `value` as a float if it is a number in [0, 1]."""
+    share = check_number(value, name)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], but is {value}")
+    return share
+
+
+def check_pair(value: Any, name: str, parts: str) -> tuple[Any, Any]:
+    """Return `value` if it is a sequence of two; `parts` names them in the message, for example "(mean, std)"."""
+    if isinstance(value, (str, Tensor)) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"{name} must be a pair {parts}, but is {describe_value(value)}")
+    return value[0], value[1]
+
+
+def check_range(value: Any, name: str) -> tuple[float, float]:
+    """Return `value` as two floats if it is a pair (low, high) with low < high."""
+    low, high = (check_number(limit, name) for limit in check_pair(value, name, "(low, high)"))
+    if low >= high:
+        raise ValueError(f"{name} must be (low, high) with low < high, but is ({low}, {high})")
+    return low, high
+
+
+def check_normalization(value: Any, *, channels: int) -> tuple[Tensor, Tensor]:
+    """Return (mean, std) as float64 tensors on the CPU, each with 1 value or one for each channel; std is positive."""
+    pair = check_pair(value, "normalization", "(mean, std)")
+    try:
+        mean, std = (torch.as_tensor(part, dtype=torch.float64).cpu().flatten() for part in pair)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"normalization must be a pair (mean, std) of numbers, but is {value!r}") from None
+    for name, part in (("mean", mean), ("std", std)):
+        if len(part) not in (1, channels) or not part.isfinite().all():
+            raise ValueError(
+                f"normalization's {name} must be {channels} finite numbers, one a channel, but is {part.tolist()}"
+            )
+    if (std <= 0).any():
+        raise ValueError(f"normalization's std must be positive, but is {std.tolist()}")
+    return mean, std
 
 
 def check_threshold(threshold: float | None, task: str) -> float:

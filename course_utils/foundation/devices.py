@@ -1,6 +1,7 @@
-"""Choosing where to compute."""
+"""Choosing where, and how precisely, to compute."""
 
 import torch
+from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice
 
@@ -30,3 +31,8 @@ def choose_device(preference: str = "auto") -> torch.device:
     if preference not in available:
         raise ValueError(f"the device {preference!r} does not work here; available: {', '.join(available)}")
     return torch.device(preference)
+
+
+def in_double(values: Tensor) -> Tensor:
+    """The values in float64, on the CPU where the device has no float64 (Apple's MPS)."""
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -35,6 +35,25 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Train mode for a `with` block; every submodule's mode and every parameter's `.grad` come back as they were.
+
+    A model in train mode is left alone, so that submodules which were put into eval mode on purpose stay in it.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        if not model.training:
+            model.train()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
 def check_model(model: Any, name: str = "model") -> nn.Module:
     """Return `model` if it is an `nn.Module`; raise a TypeError if not."""
     if not isinstance(model, nn.Module):

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from course_utils.foundation.devices import in_double
+from course_utils.foundation.probabilities import sum_tolerance, sums_to_one, value_tolerance
+
 KINDS = ("logits", "probabilities", "log_probabilities")
 
 
@@ -19,26 +22,6 @@ class ValueKinds:
 
     kinds: tuple[str, ...]
     reasons: dict[str, str]
-
-
-def sum_tolerance(dtype: torch.dtype) -> float:
-    """How far the sum of rounded probabilities may lie from 1.
-
-    Each term is rounded by at most half an eps of itself, and the terms sum to 1, so their number does not matter. The
-    floor of 1e-3 lets through what was computed in half precision and converted later.
-    """
-    return max(1e-3, 4 * torch.finfo(dtype).eps)
-
-
-def in_double(values: Tensor) -> Tensor:
-    """The values in float64, on the CPU where the device has no float64 (Apple's MPS)."""
-    return (values.cpu() if values.device.type == "mps" else values).double()
-
-
-def sums_to_one(probabilities: Tensor, dim: int) -> Tensor:
-    """For each position along the other axes: do the values along `dim` sum to 1, up to rounding?"""
-    total = in_double(probabilities).sum(dim)
-    return (total - 1).abs() <= sum_tolerance(probabilities.dtype)
 
 
 def value_kinds(values: Tensor, *, class_dim: int | None, exclusive: bool | None) -> ValueKinds:
@@ -83,8 +66,7 @@ def _can_be_logits(low: float, high: float) -> tuple[bool, str]:
 def _can_be_probabilities(
     values: Tensor, low: float, high: float, classes: int | None, exclusive: bool | None
 ) -> tuple[bool, str]:
-    # A softmax in half precision may round a hair above 1.
-    if low < 0 or high > 1 + torch.finfo(values.dtype).eps:
+    if low < 0 or high > 1 + value_tolerance(values.dtype):
         return False, f"the range [{low:.3g}, {high:.3g}] leaves [0, 1]"
     if exclusive is False or classes is None:
         if exclusive:
@@ -96,7 +78,7 @@ def _can_be_probabilities(
 def _can_be_log_probabilities(
     values: Tensor, low: float, high: float, classes: int | None, exclusive: bool | None
 ) -> tuple[bool, str]:
-    if high > torch.finfo(values.dtype).eps:
+    if high > value_tolerance(values.dtype):  # log(1 + eps) is about eps
         return False, f"the maximum {high:.3g} is above 0"
     if exclusive is False or classes is None:
         if exclusive:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import (
+    TASKS,
     check_choice,
     check_class_names,
     check_count,
@@ -17,49 +18,23 @@ from course_utils.foundation.arguments import (
     check_threshold,
     describe_value,
 )
-from course_utils.foundation.results import Result
-
-TASKS = ("binary", "multiclass", "multilabel")
+from course_utils.foundation.predictions import Prediction
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ClassificationResult(Result):
-    """What a classifier decided for N samples.
+class ClassificationResult(Prediction):
+    """What a classifier decided for N samples, with the runners-up.
 
     Attributes:
-        labels: int64. (N,) for binary (0 or 1) and multiclass (class index); (N, C) of 0 and 1 for multilabel.
-        confidence: the probability of the decision that was made, in the labels' shape. Binary: p for class 1,
-            1 − p for class 0; multilabel likewise for each class.
-        probabilities: (N,) = P(class 1) for binary, (N, C) otherwise.
+        labels, confidence, probabilities, class_names: as in `Prediction`.
         topk_labels: int64 (N, k), the k most probable classes, best first.
         topk_confidence: (N, k), their probabilities.
-        class_names: C names, or None. Binary has two: class 0, class 1.
     """
 
-    labels: Tensor
-    confidence: Tensor
-    probabilities: Tensor
     topk_labels: Tensor
     topk_confidence: Tensor
-    class_names: tuple[str, ...] | None
 
-    per_sample: ClassVar = ("labels", "confidence", "probabilities", "topk_labels", "topk_confidence")
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = super().__getitem__(index)
-        label = sample["labels"]
-        named: dict[str, Any] = {
-            "predicted_class": label,
-            "confidence": sample["confidence"],
-            "probabilities": sample["probabilities"],
-        }
-        if self.class_names is not None:
-            named["predicted_class_name"] = (
-                self.class_names[label]
-                if isinstance(label, int)
-                else [name for name, chosen in zip(self.class_names, label.tolist(), strict=True) if chosen]
-            )
-        return named
+    per_sample: ClassVar = (*Prediction.per_sample, "topk_labels", "topk_confidence")
 
 
 def interpret_classification_output(
@@ -115,7 +90,7 @@ def interpret_classification_output(
         over_classes = torch.stack([1 - probabilities, probabilities], dim=1)  # (N, 2)
     labels = (probabilities >= threshold).long()
     confidence = torch.where(labels.bool(), probabilities, 1 - probabilities)
-    return ClassificationResult(labels, confidence, probabilities, *_top_k(over_classes, top_k), names)
+    return ClassificationResult(labels, confidence, probabilities, names, *_top_k(over_classes, top_k))
 
 
 def _interpret_multiclass(logits: Tensor, class_names: Sequence[str] | None, top_k: int) -> ClassificationResult:
@@ -128,9 +103,9 @@ def _interpret_multiclass(logits: Tensor, class_names: Sequence[str] | None, top
     probabilities = torch.softmax(logits, dim=1)
     if top_k == 1:  # max is several times faster than topk
         confidence, labels = probabilities.max(dim=1)
-        return ClassificationResult(labels, confidence, probabilities, labels[:, None], confidence[:, None], names)
+        return ClassificationResult(labels, confidence, probabilities, names, labels[:, None], confidence[:, None])
     classes, values = _top_k(probabilities, top_k)
-    return ClassificationResult(classes[:, 0], values[:, 0], probabilities, classes, values, names)
+    return ClassificationResult(classes[:, 0], values[:, 0], probabilities, names, classes, values)
 
 
 def _top_k(probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -15,10 +15,11 @@ from course_utils.foundation.arguments import (
     check_class_names,
     check_count,
     check_labels,
-    check_number,
+    check_share,
     check_tensor,
     describe_value,
 )
+from course_utils.foundation.probabilities import check_probabilities
 from course_utils.foundation.results import Result
 
 BOX_FORMATS = ("cxcywh", "xyxy", "xywh")
@@ -65,8 +66,8 @@ def interpret_detection_output(
     check_tensor(preds, "preds", ndim=3)
     if preds.shape[2] < 6:
         raise ValueError(f"preds must be (batch, B, 5 + C) with C ≥ 1, but is {describe_value(preds)}")
-    _check_share(score_threshold, "score_threshold")
-    _check_share(iou_threshold, "iou_threshold")
+    check_share(score_threshold, "score_threshold")
+    check_share(iou_threshold, "iou_threshold")
     check_choice(box_format, "box_format", BOX_FORMATS)
     names = check_class_names(class_names, preds.shape[2] - 5)
     if max_detections is not None:
@@ -93,22 +94,12 @@ def interpret_detection_output(
     return found
 
 
-def _check_share(value: float, name: str) -> None:
-    if not 0 <= check_number(value, name) <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], but is {value}")
-
-
 def _scores(preds: Tensor, logits: bool) -> tuple[Tensor, Tensor]:
     objectness = preds[..., 4]
     best, labels = preds[..., 5:].max(dim=-1)  # sigmoid keeps the order, so the maximum may come first
     if logits:
         return objectness.sigmoid() * best.sigmoid(), labels
-    low, high = map(float, preds[..., 4:].detach().aminmax())
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"objectness and class scores must lie in [0, 1], but range from {low:.3g} to {high:.3g}; "
-            "if they are logits, pass logits=True"
-        )
+    check_probabilities(preds[..., 4:], "objectness and class scores", hint="if they are logits, pass logits=True")
     return objectness * best, labels
 
 
@@ -219,7 +210,7 @@ def evaluate_detections(
             "detections, true_boxes and true_labels must have one entry for each picture, but have "
             f"{len(detections)}, {len(true_boxes)} and {len(true_labels)}"
         )
-    _check_share(iou_threshold, "iou_threshold")
+    check_share(iou_threshold, "iou_threshold")
     for i, (boxes, labels) in enumerate(zip(true_boxes, true_labels, strict=True)):
         if len(boxes) != len(labels):
             raise ValueError(f"true_labels[{i}] must have {len(boxes)} labels, one a box, but has {len(labels)}")

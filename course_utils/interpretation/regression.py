@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_class_names, check_tensor
+from course_utils.foundation.devices import in_double
 from course_utils.foundation.results import Result, as_numpy
-from course_utils.foundation.values import in_double
 
 if TYPE_CHECKING:
     import pandas as pd

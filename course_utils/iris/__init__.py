@@ -1,6 +1,8 @@
 """Chapter 7: a small network on the real iris data. Its structure, its training, and its outputs in eval mode."""
 
-from course_utils.iris.inference import Interval, Prediction, accuracy, predict, wilson_interval
+from course_utils.foundation.intervals import Interval, wilson_interval
+from course_utils.foundation.predictions import Prediction
+from course_utils.iris.inference import accuracy, predict
 from course_utils.iris.inspection import (
     ParameterCount,
     count_parameters,

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, describe_value
+from course_utils.foundation.devices import in_double
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.seeding import isolated_randomness
-from course_utils.foundation.values import in_double
 
 if TYPE_CHECKING:
     import pandas as pd

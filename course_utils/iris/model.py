@@ -1,9 +1,8 @@
 """The data of chapter 7 and the network that learns it."""
 
-from torch import Tensor, nn
-
 from course_utils.data import Split, load_split
-from course_utils.foundation.arguments import check_count, check_number
+from course_utils.foundation.arguments import check_count
+from course_utils.foundation.networks import TwoLayerNetwork
 
 
 def load_iris_split(*, test_size: float = 0.2, seed: int = 42) -> Split:
@@ -26,7 +25,7 @@ def load_iris_split(*, test_size: float = 0.2, seed: int = 42) -> Split:
     return load_split("iris", test_size=test_size, seed=seed, scaling="minmax")
 
 
-class MLP(nn.Module):
+class MLP(TwoLayerNetwork):
     """One hidden layer with ReLU, and dropout if asked for. Returns logits.
 
     Args:
@@ -50,17 +49,5 @@ class MLP(nn.Module):
     def __init__(
         self, in_features: int = 4, hidden_features: int = 10, num_classes: int = 3, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        check_count(in_features, "in_features")
-        check_count(hidden_features, "hidden_features")
         check_count(num_classes, "num_classes", minimum=2)
-        if not 0 <= check_number(dropout, "dropout") < 1:
-            raise ValueError(f"dropout must lie in [0, 1), but is {dropout}")
-        self.hidden = nn.Linear(in_features, hidden_features)
-        self.activation = nn.ReLU()
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(hidden_features, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_features) → logits (N, num_classes)."""
-        return self.output(self.dropout(self.activation(self.hidden(x))))
+        super().__init__(in_features, hidden_features, num_classes, dropout=dropout)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,16 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_number, check_tensor
-from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor
+from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, training_mode
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import isolated_randomness
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+from course_utils.foundation.training import OPTIMIZERS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -147,22 +140,3 @@ def train(
         seconds=time.perf_counter() - start,
         interrupted=interrupted,
     )
-
-
-@contextmanager
-def training_mode(model: nn.Module) -> Iterator[None]:
-    """Train mode for a `with` block; every submodule's mode and every parameter's `.grad` come back as they were.
-
-    A model in train mode is left alone, so that submodules which were put into eval mode on purpose stay in it.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    try:
-        if not model.training:
-            model.train()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, gradient in gradients:
-            parameter.grad = gradient

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_tensor
+from course_utils.foundation.devices import in_double
+from course_utils.foundation.probabilities import check_probabilities
 from course_utils.foundation.results import Result
-from course_utils.foundation.values import in_double, sum_tolerance
 
 NORMS = ("l1", "l2", "max")
 _SMALLEST, _LARGEST = 1e-4, 1e4  # bounds of the temperature
@@ -208,18 +209,14 @@ def expected_calibration_error(
 def _confidence_and_hits(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Confidence (N,) and whether the event happened, bool (N,), after checking that these are probabilities."""
     check_tensor(probabilities, "probabilities", ndim=(1, 2))
-    probabilities = probabilities.detach()
-    low, high = map(float, probabilities.aminmax())
-    if low < 0 or high > 1 + torch.finfo(probabilities.dtype).eps:
-        raise ValueError(f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; are they logits?")
     if probabilities.ndim == 1:
+        probabilities = check_probabilities(probabilities).detach()
         check_labels(target, "target", num_samples=len(probabilities), num_classes=2)
         return probabilities.clamp(max=1), target == 1
     num_classes = probabilities.shape[1]
     if num_classes < 2:
         raise ValueError("probabilities (N, 1) say nothing about other classes; pass P(class 1) in the shape (N,)")
+    probabilities = check_probabilities(probabilities, class_dim=1).detach()
     check_labels(target, "target", num_samples=len(probabilities), num_classes=num_classes)
-    if float((probabilities.sum(1) - 1).abs().max()) > 4 * sum_tolerance(probabilities.dtype):
-        raise ValueError("the rows of probabilities must sum to 1; are these independent (multilabel) probabilities?")
     confidence, labels = probabilities.max(1)
     return confidence.clamp(max=1), labels == target

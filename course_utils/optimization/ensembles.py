@@ -72,9 +72,8 @@ def ensemble_predictions(
         return torch.einsum("m,mnc->nc", share, members.double()).to(members.dtype)
     votes = F.one_hot(members.argmax(-1), members.shape[-1]).to(share)  # (M, N, C)
     count = torch.einsum("m,mnc->nc", share, votes)
-    # Weights like 0.1 + 0.2 and 0.3 must tie; argmax alone may take any of the equal ones.
-    most = count >= count.amax(1, keepdim=True) - 1e-6
-    return most.to(torch.uint8).cumsum(1).eq(0).sum(1)  # how many classes stand before the first of the most voted
+    most_voted = count >= count.amax(1, keepdim=True) - 1e-6  # weights like 0.1 + 0.2 and 0.3 must tie
+    return most_voted.long().argmax(1)  # the first of equals
 
 
 def fit_stacking(models: Sequence[nn.Module], inputs: Tensor, target: Tensor) -> StackingModel:
@@ -119,7 +118,7 @@ def member_probabilities(models: Sequence[nn.Module], inputs: Tensor) -> Tensor:
         raise TypeError("models must be a list of modules, but is a single module")
     if len(models) == 0:
         raise ValueError("models is empty; pass at least one")
-    check_tensor(inputs, "inputs", floating=inputs.is_floating_point() if isinstance(inputs, Tensor) else True)
+    check_tensor(inputs, "inputs", floating=None)
     probabilities = []
     for model in models:
         logits = classifier_logits(model, inputs)

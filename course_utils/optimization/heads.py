@@ -2,30 +2,14 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_tensor, describe_value
 from course_utils.foundation.evaluation import evaluation_mode
+from course_utils.foundation.networks import ACTIVATIONS, TwoLayerNetwork
 
-ACTIVATIONS = ("sigmoid", "tanh", "softplus", "relu")
 # The values that an activation can produce; a target beyond them could never be reached.
 _RANGES = {"sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softplus": (0.0, float("inf")), "relu": (0.0, float("inf"))}
-
-
-class _Body(nn.Module):
-    """Two linear layers with a ReLU between them."""
-
-    def __init__(self, in_features: int, out_features: int, hidden_features: int) -> None:
-        super().__init__()
-        check_count(in_features, "in_features")
-        check_count(hidden_features, "hidden_features")
-        self.body = nn.Sequential(
-            nn.Linear(in_features, hidden_features), nn.ReLU(), nn.Linear(hidden_features, out_features)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_features) → logits."""
-        return self.body(x)
 
 
 def _check_same_shape(outputs: Tensor, target: Tensor) -> None:
@@ -46,7 +30,7 @@ def _check_binary_target(outputs: Tensor, target: Tensor) -> Tensor:
     return target
 
 
-class _SigmoidModel(_Body):
+class _SigmoidModel(TwoLayerNetwork):
     """Every logit is a yes/no question of its own."""
 
     def predict_proba(self, x: Tensor) -> Tensor:
@@ -69,7 +53,7 @@ class BinaryClassificationModel(_SigmoidModel):
     """
 
     def __init__(self, in_features: int, *, hidden_features: int = 32) -> None:
-        super().__init__(in_features, 1, hidden_features)
+        super().__init__(in_features, hidden_features, 1)
 
 
 class MultiLabelClassificationModel(_SigmoidModel):
@@ -82,10 +66,10 @@ class MultiLabelClassificationModel(_SigmoidModel):
     """
 
     def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
-        super().__init__(in_features, check_count(num_classes, "num_classes"), hidden_features)
+        super().__init__(in_features, hidden_features, check_count(num_classes, "num_classes"))
 
 
-class MultiClassClassificationModel(_Body):
+class MultiClassClassificationModel(TwoLayerNetwork):
     """C competing logits for each sample, (N, C).
 
     Args:
@@ -95,7 +79,7 @@ class MultiClassClassificationModel(_Body):
     """
 
     def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
-        super().__init__(in_features, check_count(num_classes, "num_classes", minimum=2), hidden_features)
+        super().__init__(in_features, hidden_features, check_count(num_classes, "num_classes", minimum=2))
 
     def predict_proba(self, x: Tensor) -> Tensor:
         """Softmax probabilities, (N, C), rows sum to 1; in evaluation mode, without a graph."""
@@ -109,7 +93,7 @@ class MultiClassClassificationModel(_Body):
         return F.cross_entropy(logits, target.long())
 
 
-class RegressionModel(_Body):
+class RegressionModel(TwoLayerNetwork):
     """D values for each sample, (N, D), in the target's unit.
 
     Args:
@@ -123,16 +107,15 @@ class RegressionModel(_Body):
     def __init__(
         self, in_features: int, out_features: int = 1, *, activation: str | None = None, hidden_features: int = 32
     ) -> None:
-        super().__init__(in_features, check_count(out_features, "out_features"), hidden_features)
-        self.activation = None if activation is None else check_choice(activation, "activation", ACTIVATIONS)
+        super().__init__(in_features, hidden_features, out_features)
+        self.output_activation = None if activation is None else check_choice(activation, "activation", tuple(_RANGES))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_features) → values (N, D)."""
-        return self._activate(self.body(x))
+        return self._activate(super().forward(x))
 
     def _activate(self, z: Tensor) -> Tensor:
-        functions = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": F.softplus, "relu": torch.relu}
-        return z if self.activation is None else functions[self.activation](z)
+        return z if self.output_activation is None else ACTIVATIONS[self.output_activation](z)
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """Mean squared error; target (N, D). Another shape, or a value out of the activation's range, raises.
@@ -140,13 +123,15 @@ class RegressionModel(_Body):
         A ReLU passes no gradient where its input is negative, so a unit that starts there would never learn a positive
         target. The loss has the value of the squared error of `forward`, and lets the error's gradient through.
         """
-        z = self.body(x)
+        z = super().forward(x)
         values = self._activate(z)
         _check_same_shape(values, target)
         check_tensor(target, "target")
-        low, high = _RANGES.get(self.activation, (-float("inf"), float("inf")))
+        low, high = _RANGES.get(self.output_activation, (-float("inf"), float("inf")))
         if target.min() < low or target.max() > high:
-            raise ValueError(f"target must lie in [{low}, {high}], all that activation={self.activation!r} can produce")
-        if self.activation == "relu":
+            raise ValueError(
+                f"target must lie in [{low}, {high}], all that activation={self.output_activation!r} can produce"
+            )
+        if self.output_activation == "relu":
             values = z + (values - z).detach()
         return F.mse_loss(values, target.to(values.dtype))

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_choice, check_labels, check_number, check_tensor
+from course_utils.foundation.arguments import check_choice, check_labels, check_share
+from course_utils.foundation.probabilities import check_probabilities
 from course_utils.foundation.results import Result
 
 METRICS = ("f1", "accuracy", "balanced_accuracy", "precision", "recall")
@@ -62,20 +63,16 @@ def adjust_threshold(
     >>> round(found.threshold, 2), round(found.score, 2)
     (0.35, 0.8)
     """
-    check_tensor(probabilities, "probabilities", ndim=1)
-    probabilities = probabilities.detach()
-    low, high = map(float, probabilities.aminmax())
-    if low < 0 or high > 1:
-        raise ValueError(f"probabilities must lie in [0, 1], but range from {low:.3g} to {high:.3g}; are they logits?")
+    probabilities = check_probabilities(probabilities, ndim=1).detach().clamp(max=1)
     check_labels(target, "target", num_samples=len(probabilities), num_classes=2)
     check_choice(metric, "metric", METRICS)
     for needed, given, name in (("precision", min_recall, "min_recall"), ("recall", min_precision, "min_precision")):
         if metric == needed and given is None:
             raise ValueError(f"metric={needed!r} alone has a useless optimum; give {name}")
-        if given is not None and not 0 <= check_number(given, name) <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], but is {given}")
+        if given is not None:
+            check_share(given, name)
 
-    scores, true_positives, predicted = _counts(probabilities.detach(), target)
+    scores, true_positives, predicted = _counts(probabilities, target)
     positives = true_positives[0]
     if positives == 0:
         raise ValueError("target has no positives, so no threshold can find any")

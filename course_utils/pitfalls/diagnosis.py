@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from course_utils.foundation.arguments import check_tensor, describe_value
+from course_utils.foundation.devices import in_double
 from course_utils.foundation.evaluation import check_model, output_tensor
 from course_utils.foundation.seeding import isolated_randomness
-from course_utils.foundation.values import in_double, value_kinds
+from course_utils.foundation.values import value_kinds
 from course_utils.pitfalls.nonfinite import detect_nan_inf, first_nonfinite_layer
 
 # What the common losses read: name of the function or class → the kind of value they need.
@@ -94,7 +95,7 @@ def diagnose(model: nn.Module, inputs: Tensor, target: Tensor | None = None, los
     ['output and loss']
     """
     check_model(model)
-    check_tensor(inputs, "inputs", floating=isinstance(inputs, Tensor) and inputs.is_floating_point(), finite=False)
+    check_tensor(inputs, "inputs", floating=None, finite=False)
     if (target is None) != (loss is None):
         raise ValueError("give target and loss together: one without the other says nothing about training")
     if target is not None and not isinstance(target, Tensor):

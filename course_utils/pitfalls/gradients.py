@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_number, check_tensor, describe_value
-from course_utils.foundation.values import in_double
+from course_utils.foundation.devices import in_double
 
 
 class NonFiniteGradientError(ValueError, RuntimeError):

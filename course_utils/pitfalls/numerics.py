@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_number, check_tensor, describe_value
-from course_utils.foundation.values import in_double
+from course_utils.foundation.arguments import check_number, check_range, check_tensor, describe_value
+from course_utils.foundation.devices import in_double
 
 
 def safe_softmax(logits: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
@@ -189,20 +188,11 @@ def scale_output(
     tensor([-1.,  0.,  1.])
     """
     check_tensor(output, "output")
-    low, high = _check_range(current_range, "current_range")
-    new_low, new_high = _check_range(target_range, "target_range")
+    low, high = check_range(current_range, "current_range")
+    new_low, new_high = check_range(target_range, "target_range")
     if max(-new_low, new_high) > torch.finfo(output.dtype).max:
         raise ValueError(f"target_range must lie in the range of {output.dtype}, but is ({new_low}, {new_high})")
     return (new_low + (in_double(output) - low) * ((new_high - new_low) / (high - low))).to(output)
-
-
-def _check_range(limits: tuple[float, float], name: str) -> tuple[float, float]:
-    if isinstance(limits, str) or not isinstance(limits, Sequence) or len(limits) != 2:
-        raise ValueError(f"{name} must be a pair (low, high), but is {describe_value(limits)}")
-    low, high = (check_number(limit, name) for limit in limits)
-    if low >= high:
-        raise ValueError(f"{name} must be (low, high) with low < high, but is ({low}, {high})")
-    return low, high
 
 
 def log_transform(output: Tensor, *, eps: float | None = None) -> Tensor:

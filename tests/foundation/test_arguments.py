@@ -1,0 +1,81 @@
+"""Checks of arguments: what was expected, what came."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_utils.foundation.arguments import (
+    check_choice,
+    check_class_names,
+    check_count,
+    check_labels,
+    check_number,
+    check_tensor,
+    describe_value,
+)
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("value", "error", "words"),
+        [
+            ([1.0], TypeError, "list of length 1"),
+            (np.zeros((2, 3)), TypeError, r"numpy ndarray of shape \(2, 3\)"),
+            (torch.zeros(2, dtype=torch.int64), TypeError, "int64 tensor"),
+            (torch.zeros(2, 3, 4), ValueError, r"1 or 2 dimension\(s\).*\(2, 3, 4\)"),
+            (torch.tensor(1.0), ValueError, "dimension"),
+            (torch.zeros(0, 3), ValueError, "empty"),
+            (torch.tensor([math.nan, 1.0, math.inf]), ValueError, "1 NaN and 1 infinite"),
+        ],
+    )
+    def test_check_tensor_says_what_came(self, value, error, words):
+        with pytest.raises(error, match=words):
+            check_tensor(value, "x", ndim=(1, 2))
+
+    def test_check_tensor_returns_the_same_object(self):
+        x = torch.zeros(2)
+        assert check_tensor(x, "x") is x
+
+    @pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([-1, 0])])
+    def test_labels_out_of_range(self, labels):
+        with pytest.raises(ValueError, match="0 to 2"):
+            check_labels(labels, "y", num_samples=2, num_classes=3)
+
+    def test_labels_of_the_wrong_length_or_dtype(self):
+        with pytest.raises(ValueError, match="each of the 3 samples"):
+            check_labels(torch.tensor([0, 1]), "y", num_samples=3, num_classes=3)
+        with pytest.raises(TypeError, match="integer"):
+            check_labels(torch.tensor([0.0]), "y", num_samples=1, num_classes=3)
+
+    def test_class_names(self):
+        assert check_class_names(["a", "b"], 2) == ("a", "b")
+        assert check_class_names(None, 2) is None
+        with pytest.raises(ValueError, match="3 classes, but has 2"):
+            check_class_names(["a", "b"], 3)
+        with pytest.raises(TypeError):
+            check_class_names("ab", 2)
+
+    def test_choice_lists_the_options(self):
+        with pytest.raises(ValueError, match="'a', 'b', but is 'c'"):
+            check_choice("c", "letter", ("a", "b"))
+
+    @pytest.mark.parametrize("value", [True, 1.0, "1", None])
+    def test_count_refuses_what_is_no_int(self, value):
+        with pytest.raises(TypeError, match="n must be an int"):
+            check_count(value, "n")
+
+    @given(st.floats(allow_nan=True, allow_infinity=True))
+    def test_number_accepts_exactly_the_open_interval(self, value):
+        if 0 < value < 1:
+            assert check_number(value, "p", above=0, below=1) == value
+        else:
+            with pytest.raises(ValueError, match="strictly between 0 and 1"):
+                check_number(value, "p", above=0, below=1)
+
+    def test_describe_value(self):
+        assert describe_value({"a": 1}) == "a dict with the keys ['a']"
+        assert describe_value(3) == "3 (int)"

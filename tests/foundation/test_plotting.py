@@ -1,0 +1,90 @@
+"""Figures without pyplot: style, fonts, bytes."""
+
+import warnings
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+
+from course_utils.foundation import plotting
+
+
+class TestPlotting:
+    def test_pyplot_and_settings_are_untouched(self):
+        before = dict(matplotlib.rcParams)
+        with plotting.course_style():
+            figure, axes = plotting.new_figure(2, 2)
+        assert len(axes) == 4
+        assert plt.get_fignums() == []
+        assert dict(matplotlib.rcParams) == before
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+    def test_settings_come_back_after_an_exception(self):
+        before = dict(matplotlib.rcParams)
+        with pytest.raises(RuntimeError), plotting.course_style():
+            raise RuntimeError
+        assert dict(matplotlib.rcParams) == before
+
+    def test_e69_axes_are_a_list_for_a_single_axes_too(self):
+        _, axes = plotting.new_figure(1, 1)
+        assert len(axes) == 1
+        axes[0].plot([0, 1])
+
+    def test_the_same_figure_is_the_same_bytes(self):
+        def draw():
+            figure, axes = plotting.new_figure()
+            axes[0].plot([0, 1])
+            return figure._repr_png_()
+
+        assert draw() == draw()
+
+    def test_cjk_text_without_a_font_warns(self, monkeypatch):
+        monkeypatch.setattr(plotting, "find_cjk_font", lambda: None)
+        figure, axes = plotting.new_figure()
+        axes[0].set_xticks([0], ["猫"])
+        with pytest.warns(UserWarning, match="Noto"):
+            plotting.finish(figure)
+
+    def test_cjk_font_is_the_second_family(self, monkeypatch):
+        monkeypatch.setattr(plotting, "find_cjk_font", lambda: "STIXGeneral")  # stands in: matplotlib ships it
+        with plotting.course_style(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure, axes = plotting.new_figure()
+            axes[0].set_title("概率 probability")
+            plotting.finish(figure)
+        assert axes[0].title.get_fontfamily() == ["sans-serif", "STIXGeneral"]
+
+    def test_latin_text_never_warns(self, monkeypatch):
+        monkeypatch.setattr(plotting, "find_cjk_font", lambda: None)
+        figure, axes = plotting.new_figure()
+        axes[0].set_title("probabilité ≥ 0.5")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            plotting.finish(figure)
+
+    def test_palette_parts_in_grey(self):
+        """The first four colours differ in luminance, so that they part in grey too (WCAG relative luminance)."""
+
+        def luminance(colour):
+            channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+            linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+            return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+        first = [luminance(colour) for colour in plotting.PALETTE[:4]]
+        assert min(abs(a - b) for i, a in enumerate(first) for b in first[i + 1 :]) > 0.1
+
+
+def test_a_figure_shows_itself_the_same_way_after_pyplot_was_imported(monkeypatch):
+    """IPython registers its own picture of a Figure then; ours is small and carries no version."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.core.pylabtools import select_figure_formats
+
+    shell = InteractiveShell()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    plotting._figure_class.cache_clear()  # the class is made in the kernel
+    figure = plotting.plot_curves({"a": ([0, 1], [1, 0])}, xlabel="x", ylabel="y")
+    select_figure_formats(shell, {"png"})  # what pyplot does when a cell has imported it
+    shown, _ = shell.display_formatter.format(figure)
+    assert shown["image/png"] == figure._repr_png_()
+    assert b"Software" not in shown["image/png"]
+    plotting._figure_class.cache_clear()
