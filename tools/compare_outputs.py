@@ -5,7 +5,8 @@ its last printed digit, and a whole number not at all; a cell whose numbers move
 
     "metadata": {"course": {"tolerance": {"absolute": 0.02, "relative": 0.1, "why": "trained in float32"}}}
 
-Tables (HTML) are compared by their text, cell by cell; pictures by the description that stands beside them.
+Text in quotation marks may be any other where "any_quoted_text" is true: what a trained model writes, or names its
+pictures. Tables (HTML) are compared by their text, cell by cell; pictures by the description that stands beside them.
 `nbval_tolerance.py` lets pytest use this, and `measure_output_spread.py` shows how far the numbers really move.
 """
 
@@ -34,35 +35,44 @@ NUMBER = re.compile(
 )
 
 
+# 'like this' or "like this", with escaped quotation marks inside.
+QUOTED = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\"""")
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """How far a number may lie from the recorded one: the widest of printed precision, `absolute` and `relative`."""
 
     absolute: float = 0.0
     relative: float = 0.0  # share of the recorded number's size
+    any_quoted_text: bool = False
 
     @classmethod
     def of_cell(cls, cell: NotebookNode) -> "Tolerance":
         """The tolerance in a cell's metadata, or the printed precision where none is named.
 
         Raises:
-            ValueError: the metadata hold anything but "absolute", "relative" (numbers above 0) and "why" (the reason).
+            ValueError: the metadata hold anything but limits above 0, "any_quoted_text" and "why", or give no reason.
         """
         named = cell.metadata.get("course", {}).get("tolerance")
         if named is None:
             return cls()
-        limits = {name: value for name, value in named.items() if name != "why"}
-        if not limits or not set(limits) <= {"absolute", "relative"} or not all(v > 0 for v in limits.values()):
-            raise ValueError(f'cell {cell.id}: a tolerance holds "absolute", "relative" or both, above 0; got {named}')
+        allowed = {name: value for name, value in named.items() if name != "why"}
+        if not allowed or not set(allowed) <= set(cls.__dataclass_fields__) or not all(v > 0 for v in allowed.values()):
+            names = ", ".join(cls.__dataclass_fields__)
+            raise ValueError(f"cell {cell.id}: a tolerance holds one or more of {names}, above 0 or true; got {named}")
         if not named.get("why"):
             raise ValueError(f'cell {cell.id}: a tolerance needs its reason, "why"; got {named}')
-        return cls(**limits)
+        return cls(**allowed)
 
     def limit(self, recorded: str) -> Decimal:
         """The widest allowed distance from a recorded number, 0 for "exactly this"."""
         # str(0.02) is what the author wrote; the float itself is a little more.
         absolute, relative = Decimal(str(self.absolute)), Decimal(str(self.relative))
         return max(printed_precision(recorded), absolute, relative * abs(value_of(recorded)))
+
+    def compared_part(self, text: str) -> str:
+        return QUOTED.sub("'…'", text) if self.any_quoted_text else text
 
     def allows(self, recorded: str, found: str) -> bool:
         limit = self.limit(recorded)
@@ -83,6 +93,7 @@ def printed_precision(number: str) -> Decimal:
 
 def differences(recorded: str, found: str, tolerance: Tolerance = Tolerance()) -> list[str]:
     """What differs between two texts beyond the tolerance, one message each; an empty list if nothing does."""
+    recorded, found = tolerance.compared_part(recorded), tolerance.compared_part(found)
     if recorded == found:
         return []
     lines = _paired_lines(recorded, found)
@@ -104,9 +115,10 @@ def differences(recorded: str, found: str, tolerance: Tolerance = Tolerance()) -
     return messages
 
 
-def paired_numbers(recorded: str, found: str) -> Iterator[tuple[str, str]]:
+def paired_numbers(recorded: str, found: str, tolerance: Tolerance) -> Iterator[tuple[str, str]]:
     """Each recorded number beside the one found in its place, from all lines whose words agree."""
-    for line, found_line in _paired_lines(recorded, found) or []:
+    lines = _paired_lines(tolerance.compared_part(recorded), tolerance.compared_part(found))
+    for line, found_line in lines or []:
         (words, numbers), (found_words, found_numbers) = _split(line), _split(found_line)
         if words == found_words:
             yield from zip(numbers, found_numbers, strict=True)

@@ -113,6 +113,7 @@ class TestOwnTolerance:
             ({"absolut": 0.02, "why": "trained"}, "absolut"),
             ({"absolute": -0.02, "why": "trained"}, "above 0"),
             ({"relative": 0, "why": "trained"}, "above 0"),
+            ({"any_quoted_text": False, "why": "generated"}, "above 0 or true"),
             ({"absolute": 0.02}, "reason"),
             ({"absolute": 0.02, "why": ""}, "reason"),
         ],
@@ -150,6 +151,29 @@ class TestWords:
 
 def shown(data: dict) -> list:
     return [new_output("display_data", data)]
+
+
+class TestQuotedText:
+    FREE = Tolerance(any_quoted_text=True)
+
+    @pytest.mark.parametrize(
+        ("recorded", "found"),
+        [
+            ("score 0.5 'the data'", "score 0.5 'a set of 3'"),
+            ("score 0.5 'the data'", 'score 0.5 "it\'s"'),
+            (r"0.5 'it\'s \n'", r"0.5 'so'"),
+            ('- "star 65%", images: 1\n- "bar"', '- "cross 64%", images: 1\n- "bar? star"'),
+        ],
+    )
+    def test_may_be_any_other_where_the_cell_says_so(self, recorded, found):
+        assert differences(recorded, found, self.FREE) == []
+        assert differences(recorded, found) != []
+
+    def test_everything_beside_it_still_counts(self):
+        assert differences("score 0.5 'a'", "score 0.7 'b'", self.FREE)
+        assert differences("score 0.5 'a'", "log p 0.5 'b'", self.FREE)
+        assert differences("'a' 'b'", "'a'", self.FREE)
+        assert differences("'a'", "a", self.FREE)
 
 
 class TestHtml:

@@ -15,9 +15,12 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from rewrite_notebooks import REPOSITORY, execute, write
 
 TABLE = "import pandas as pd\npd.DataFrame({'f1': [0.5, 0.75]})"
+FIGURE = """from course_utils.foundation.plotting import plot_curves
+plot_curves({"train": ([1, 2], [3.0, 0.5])}, xlabel="epoch", ylabel="nats", title="Loss")"""
 SLIDER = """from ipywidgets import interact
 interact(lambda x: print(x), x=3);"""
 WIDE = {"course": {"tolerance": {"relative": 0.1, "why": "trained"}}}
+FREE = {"course": {"tolerance": {"any_quoted_text": True, "why": "generated text"}}}
 
 
 @dataclass
@@ -58,6 +61,10 @@ CHANGES = {
     "a number within the cell's tolerance": Change("print(450)", "450", "480", red=False, metadata=WIDE),
     "a number beyond the cell's tolerance": Change("print(450)", "450", "510", metadata=WIDE),
     "a word": Change("print('loss 0.5')", "loss", "lost"),
+    "quoted text that the cell leaves free": Change(
+        "print('p = 0.5', repr('of'))", "'of'", "'to'", red=False, metadata=FREE
+    ),
+    "a word beside free quoted text": Change("print('p = 0.5', repr('of'))", "p =", "q =", metadata=FREE),
     "a word beside a tolerance": Change("print('loss 0.5')", "loss", "lost", metadata=WIDE),
     "a missing number": Change("print(0.25, 0.75)", "0.25 ", ""),
     "a sign": Change("print(0.25, -0.75)", "-0.75", "0.75"),
@@ -67,6 +74,8 @@ CHANGES = {
     "a table's cell beyond it": Change(TABLE, "0.75", "0.79", kinds=("text/html",)),
     "a table's dropped row": Change(TABLE, ROW, "", kinds=("text/html",)),
     "a table's index": Change(TABLE, "<th>1</th>", "<th>2</th>", kinds=("text/html",)),
+    "a figure's title": Change(FIGURE, '"Loss"', '"Lost"'),
+    "a figure's number of lines": Change(FIGURE, "lines: 1", "lines: 2"),
     "a widget, whose inside is not recorded": Change(SLIDER, red=False),
     "an output recorded for a widget's cell": Added(SLIDER),
 }
