@@ -70,8 +70,9 @@ def measure(path: Path) -> tuple[int, list[tuple[Decimal, str]]]:
         if moved:
             widest = max(moved, key=lambda pair: share_of_tolerance(pair, tolerance))
             share = share_of_tolerance(widest, tolerance)
-            text = f"{cell.id}: {widest[0]} → {widest[1]}, {share:.0%} of the tolerance"
-            print(text + " (ignored)" * ignored)
+            how_far = "ignored" if ignored else f"{share:.0%} of the tolerance"
+            text = f"{cell.id}: {widest[0]} → {widest[1]}, {how_far}"
+            print(text)
             shares += [] if ignored else [(share, f"{path.name}, {text}")]
         messages = {name: cell_differences(cell.outputs, outputs, tolerance) for name, outputs in found.items()}
         if any(messages.values()) and not ignored:

@@ -1,12 +1,14 @@
 """The recorded notebooks: executed in order, normalised, with readable diffs, and hardly anything ignored."""
 
 import json
+import math
 import re
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
+from compare_outputs import Tolerance
 from nbformat import NotebookNode
 from rewrite_notebooks import REPOSITORY, normalise, sources, write
 
@@ -66,6 +68,19 @@ class TestRecorded:
     def test_size(self, path):
         assert path.stat().st_size < 600_000
 
+    def test_how_outputs_are_compared_is_stated_with_its_reason(self, path):
+        for cell in code_cells(path):
+            Tolerance.of_cell(cell)  # raises unless limits and reason are there
+            course = cell.metadata.get("course", {})
+            assert set(course) <= {"tolerance", "ignored"}, cell.id
+            assert bool(course.get("ignored")) == is_ignored(cell), f"{cell.id}: the tag and its reason go together"
+            assert "NBVAL_" not in cell.source, f"{cell.id}: the tag has room for a reason beside it, a comment has not"
+
+    def test_at_most_a_tenth_of_the_outputs_is_ignored(self, path):
+        """Rounded up: one cell may be ignored in any notebook."""
+        with_outputs = [cell for cell in code_cells(path) if cell.outputs]
+        assert sum(map(is_ignored, with_outputs)) <= math.ceil(len(with_outputs) / 10)
+
 
 def test_a_stripped_notebook_does_not_count_as_executed(tmp_path):
     """nbval alone would pass it, because there is nothing to compare."""
@@ -75,6 +90,11 @@ def test_a_stripped_notebook_does_not_count_as_executed(tmp_path):
             cell.outputs, cell.execution_count = [], None
     write(notebook, tmp_path / "stripped.ipynb")
     assert not was_executed_in_order(tmp_path / "stripped.ipynb")
+
+
+def test_at_most_a_tenth_of_all_outputs_is_ignored():
+    with_outputs = [cell for path in RECORDED for cell in code_cells(path) if cell.outputs]
+    assert sum(map(is_ignored, with_outputs)) <= len(with_outputs) / 10
 
 
 def test_the_suite_runs_every_recorded_notebook():
