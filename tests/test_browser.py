@@ -24,6 +24,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 TOKEN = "course"
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.timeout(280),
     pytest.mark.skipif(
         CHROMIUM is None and not os.environ.get("COURSE_BROWSER_REQUIRED"), reason="no chromium on this machine"

@@ -84,20 +84,24 @@ def scores(folder: Path) -> dict[str, float]:
         return {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_points(graded):
     assert scores(graded) == {"right": 11, "faulty": 7, "tampered": 0}
 
 
+@pytest.mark.slow
 def test_the_release_is_the_committed_one(graded):
     released = graded / "exercises" / CHAPTER / "exercises.ipynb"
     assert released.read_bytes() == (REPOSITORY / "exercises" / CHAPTER / "exercises.ipynb").read_bytes()
 
 
+@pytest.mark.slow
 def test_feedback_tells_the_mistake(graded):
     page = (graded / "feedback" / "faulty" / CHAPTER / "exercises.html").read_text("utf-8")
     assert "This looks like: softmax over a single logit" in page
 
 
+@pytest.mark.slow
 def test_an_unsolved_exercise_is_told_so_whatever_was_done_to_its_check(graded):
     page = (graded / "feedback" / "tampered" / CHAPTER / "exercises.html").read_text("utf-8")
     assert "not implemented yet" in page

@@ -1,4 +1,4 @@
-"""What several files of this chapter train once."""
+"""What several tests of this chapter import or train once."""
 
 from types import SimpleNamespace
 
@@ -8,6 +8,14 @@ import torch.nn.functional as F
 
 from course_utils.data import generate_pictures
 from tests.support.pictures import share_right, small_classifier
+
+
+@pytest.fixture(scope="session")
+def torchattacks():
+    """The library that attacks are compared with: it takes a second to import, so only when a test asks for it."""
+    import torchattacks
+
+    return torchattacks
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchattacks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -117,20 +116,20 @@ class TestAttacks:
 
     @given(seeds, st.sampled_from([2 / 255, 0.03, 0.3]))
     @settings(max_examples=15)
-    def test_fgsm_equals_torchattacks(self, seed, eps):
+    def test_fgsm_equals_torchattacks(self, torchattacks, seed, eps):
         model, x, y = convolutional(seed), pictures(seed), classes()
         expected = torchattacks.FGSM(model, eps=eps)(x, y)
         assert torch.allclose(fgsm_attack(model, x, y, eps=eps), expected, atol=1e-12)
 
     @given(seeds, st.sampled_from([0.01, 0.05]), st.integers(1, 6))
     @settings(max_examples=15)
-    def test_pgd_without_random_start_equals_torchattacks(self, seed, eps, steps):
+    def test_pgd_without_random_start_equals_torchattacks(self, torchattacks, seed, eps, steps):
         model, x, y = convolutional(seed), pictures(seed), classes()
         oracle = torchattacks.PGD(model, eps=eps, alpha=eps / 3, steps=steps, random_start=False)
         adversarial = pgd_attack(model, x, y, eps=eps, alpha=eps / 3, steps=steps, random_start=False)
         assert torch.allclose(adversarial, oracle(x, y), atol=1e-9)
 
-    def test_normalised_pictures_equal_torchattacks(self):
+    def test_normalised_pictures_equal_torchattacks(self, torchattacks):
         """The attack on (x − mean) / std is the attack on the pixels with the normalisation inside the model."""
         mean, std = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1) for v in IMAGENET)
         model, pixels, y = convolutional(), pictures(), classes()
@@ -248,7 +247,7 @@ class TestAttacks:
             assert result.shape == x.shape
             assert ((result - x) * 0.5).abs().max() <= 0.1
 
-    def test_two_classes_objects_with_logits_and_small_integers(self):
+    def test_two_classes_objects_with_logits_and_small_integers(self, torchattacks):
         class Wrapped(nn.Module):
             def __init__(self):
                 super().__init__()
@@ -371,7 +370,7 @@ class TestAttackErrors:
             assert not result.requires_grad
             assert result.grad_fn is None
 
-    def test_e50_input_gradients_do_not_accumulate(self):
+    def test_e50_input_gradients_do_not_accumulate(self, torchattacks):
         model, y = linear(), classes()
         naive = pictures().requires_grad_()
         F.cross_entropy(model(naive), y).backward()
@@ -427,7 +426,7 @@ class TestAttackErrors:
         with pytest.raises(ValueError, match=r"pass normalization=\(mean, std\)"):
             fgsm_attack(model, x, trained.y, eps=0.03)
 
-    def test_e53_pgd_starts_at_random(self):
+    def test_e53_pgd_starts_at_random(self, torchattacks):
         model, x, y = convolutional(), pictures(), classes()
         basic = torchattacks.BIM(model, eps=0.1, alpha=0.03, steps=5)(x, y)
         options = {"eps": 0.1, "alpha": 0.03, "steps": 5}
@@ -436,7 +435,7 @@ class TestAttackErrors:
         far = pgd_attack(model, x, y, **options, seed=0) - pgd_attack(model, x, y, **options, seed=1)
         assert far.abs().max() > 0.01
 
-    def test_e54_the_attack_does_not_die_on_a_sure_model(self, trained):
+    def test_e54_the_attack_does_not_die_on_a_sure_model(self, torchattacks, trained):
         sure = nn.Sequential(trained.model, Function(lambda z: 100 * z)).eval()
         right = trained.model(trained.x).argmax(1) == trained.y
         x, y = trained.x[right], trained.y[right]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from course_utils.advanced import adversarial_training, evaluate_robustness, fgsm_attack, pgd_attack
-from tests.support.models import Function, stateful
+from tests.support.models import Function, model_with_state
 from tests.support.pictures import caller_tensors, classes, convolutional, linear, pictures, share_right
 from tests.support.values import NAN, seeds
 
@@ -59,7 +59,7 @@ class TestAdversarialTraining:
 
     def test_batchnorm_moves_unless_frozen(self):
         for frozen in (False, True):
-            model = stateful()
+            model = model_with_state(pictures=True)
             model.norm.train(not frozen)
             before = model.norm.running_mean.clone()
             adversarial_training(model, *caller_tensors(), eps=0.1, steps=2, seed=0)
@@ -87,6 +87,7 @@ class TestAdversarialTraining:
         losses.total.backward()
         assert torch.equal(x, pictures())
 
+    @pytest.mark.slow
     def test_makes_a_model_more_robust(self):
         """On blobs of which one feature is strong and many are weak, training against the attack pays."""
         generator = torch.Generator().manual_seed(0)

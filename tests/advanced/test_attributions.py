@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -20,6 +19,8 @@ class TestSaliency:
     @given(seeds)
     @settings(max_examples=15)
     def test_equals_captum(self, seed):
+        from captum.attr import Saliency
+
         model, x = convolutional(seed), pictures(seed)
         for target in (classes(), 2):
             expected = Saliency(model).attribute(x.clone().requires_grad_(), target=target, abs=True)
@@ -77,6 +78,8 @@ class TestGradCam:
     @given(seeds)
     @settings(max_examples=15)
     def test_equals_captum(self, seed):
+        from captum.attr import LayerAttribution, LayerGradCam
+
         model, x = convolutional(seed), pictures(seed)
         for layer, target in ((0, classes()), (2, 1), (3, classes())):
             maps = LayerGradCam(model, model[layer]).attribute(x, target=target, relu_attributions=True).detach()
@@ -239,6 +242,8 @@ class TestGradCam:
                 assert torch.equal(grad_cam(inplace, x, layer, target), grad_cam(plain, x, layer, target))
 
     def test_e59_upsampled_and_wrong_layers_say_so(self):
+        from captum.attr import LayerGradCam
+
         model, x = Named(), pictures()
         strided = convolutional()
         naive = LayerGradCam(strided, strided[2]).attribute(x, target=0)
@@ -269,6 +274,8 @@ class TestIntegratedGradients:
     @given(seeds, st.integers(2, 20))
     @settings(max_examples=5)
     def test_equals_captum(self, method, seed, n_steps):
+        from captum.attr import IntegratedGradients
+
         model, x = convolutional(seed), pictures(seed)
         baselines = pictures(seed + 1)
         for target, start in ((classes(), None), (1, 0.25), (classes(), baselines), (2, baselines[:1])):
@@ -374,6 +381,8 @@ class TestIntegratedGradients:
         assert right < wrong / 100
 
     def test_p4_trapezoid_weights_sum_to_one(self):
+        from captum.attr import IntegratedGradients
+
         model, x = linear(), pictures()
         expected = x * model[1].weight[0].detach().reshape(3, 8, 8)
         theirs = IntegratedGradients(model).attribute(x, target=0, n_steps=50, method="riemann_trapezoid")

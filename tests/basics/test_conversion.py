@@ -8,7 +8,6 @@ import scipy.special
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
 
 from course_utils.basics import describe_output, logits_to_probabilities, probabilities_to_labels
 from course_utils.data import load_split
@@ -153,6 +152,7 @@ class TestProbabilitiesToLabels:
 
 def test_conversions_give_torchmetrics_accuracy_on_real_models():
     from sklearn.linear_model import LogisticRegression
+    from torchmetrics.functional.classification import binary_accuracy, multiclass_accuracy
 
     for name, task, oracle in (
         ("digits", "multiclass", multiclass_accuracy),

@@ -69,6 +69,7 @@ def flipped(contents: bytes, position: int, bit: int = 3) -> bytes:
 
 
 class TestCheckpoints:
+    @pytest.mark.slow
     def test_goes_on_after_kill_9_as_if_nothing_had_happened(self, tmp_path):
         torch.save(DATA, tmp_path / "data.pt")
         options = OPTIONS | {"epochs": 4, "augment": True, "seed": 11}

@@ -68,6 +68,7 @@ def group(tmp_path_factory):
     return folder, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 class TestSeveralProcesses:
     def test_train_and_measure_as_one(self, group):
         folder, log = group

@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 from torch import nn
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from course_utils.capstone import (
     FlipAverage,
@@ -49,6 +47,9 @@ outputs = st.builds(random_outputs, st.integers(0, 10**6), st.integers(1, 60), s
 class TestEvaluation:
     @given(outputs)
     def test_equals_scikit_learn_and_torchmetrics(self, drawn):
+        from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+        from torchmetrics.functional.classification import multiclass_calibration_error
+
         logits, target = drawn
         result = evaluate_logits(logits, target)
         classes = range(logits.shape[1])

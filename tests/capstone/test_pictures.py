@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.transforms import v2
 
 from course_utils.capstone import Augmentation, normalize
 from tests.support.capstone import DATA, IMAGES, STATISTICS, tutorial
@@ -45,6 +44,8 @@ class TestPictures:
         assert torch.equal(images, DATA.train.images)
 
     def test_normalize_equals_torchvision(self):
+        from torchvision.transforms import v2
+
         expected = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Normalize(*map(torch.Tensor.tolist, STATISTICS))]
         )

@@ -29,6 +29,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
 
+# Tests that ask for this folder are slow: a whole run of the command line.
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "report"
@@ -51,6 +52,7 @@ def folder(tmp_path_factory):
 
 
 class TestReport:
+    @pytest.mark.slow
     def test_files(self, folder):
         pictures = {"training", "predictions", "worst_mistakes", "confusion_matrix", "metrics", "reliability"}
         pictures |= {"risk_coverage", "robustness", "grad_cam", "integrated_gradients"}
@@ -58,6 +60,7 @@ class TestReport:
         assert set(os.listdir(folder)) == files
         assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in pictures)
 
+    @pytest.mark.slow
     def test_the_page_needs_no_other_file_and_says_what_it_shows(self, folder):
         text = (folder / "report.html").read_text("utf-8")
         tags = Page(text).tags
@@ -73,6 +76,7 @@ class TestReport:
         assert "not CIFAR-10" in text
         assert ("html", {"lang": "en"}) in tags
 
+    @pytest.mark.slow
     def test_metrics_are_those_of_the_checkpoint(self, folder):
         metrics = json.loads((folder / "metrics.json").read_text())
         whole = load_cifar10(source="shapes", seed=3)
@@ -89,6 +93,7 @@ class TestReport:
         assert metrics["robustness"]["num_samples"] == 200
         assert metrics["robustness"]["accuracy"][0] == pytest.approx(result.accuracy)
 
+    @pytest.mark.slow
     def test_the_run_can_be_repeated_and_names_no_machine(self, folder):
         text = (folder / "run.json").read_text()
         record = json.loads(text)
@@ -99,6 +104,7 @@ class TestReport:
         for contents in (text, page, (folder / "metrics.json").read_text()):
             assert not any(word in contents for word in (str(folder), str(Path.home()), os.uname().nodename, "/tmp"))
 
+    @pytest.mark.slow
     def test_a_second_run_is_refused(self, folder):
         before = {name: (folder / name).stat().st_mtime_ns for name in os.listdir(folder)}
         with pytest.raises(SystemExit, match="holds a report already"):
@@ -107,6 +113,7 @@ class TestReport:
             write_report(linear(), DATA, folder)
         assert {name: (folder / name).stat().st_mtime_ns for name in os.listdir(folder)} == before
 
+    @pytest.mark.slow
     def test_an_interrupted_training_writes_no_report_and_goes_on(self, tmp_path, monkeypatch):
         monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: DATA)
         model = tutorial()

@@ -10,7 +10,6 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 from course_utils import data
 
@@ -147,6 +146,8 @@ class TestLoadCifar10:
 @pytest.mark.cifar10
 @pytest.mark.skipif(not os.environ.get("COURSE_DATA_DIR"), reason="needs the real CIFAR-10 in COURSE_DATA_DIR")
 def test_the_real_cifar10_is_what_torchvision_reads():
+    import torchvision
+
     found = data.load_cifar10(source="cifar10")
     assert [len(part) for part in (found.train, found.validation, found.test)] == [45_000, 5_000, 10_000]
     assert found.validation.target.bincount().tolist() == [500] * 10

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.ops import masks_to_boxes
 
 from course_utils.data import PICTURE_CLASSES, generate_pictures, generate_scenes
 from course_utils.data.pictures import mask_boxes
@@ -31,6 +30,8 @@ class TestPictures:
         assert set(pictures[0]) == {"images", "target", "masks", "boxes"}
 
     def test_boxes_are_the_masks_tight_boxes(self, pictures):
+        from torchvision.ops import masks_to_boxes
+
         torchvision_boxes = masks_to_boxes(pictures.masks)  # its ends are inclusive
         torchvision_boxes[:, 2:] += 1
         assert torch.equal(pictures.boxes, torchvision_boxes)
@@ -104,6 +105,8 @@ class TestScenes:
         assert "Scenes(images=uint8[60, 3, 64, 64]" in repr(scenes)
 
     def test_boxes_are_the_masks_tight_boxes(self, scenes):
+        from torchvision.ops import masks_to_boxes
+
         for boxes, masks in zip(scenes.boxes, scenes.masks, strict=True):
             expected = masks_to_boxes(masks)  # its ends are inclusive
             expected[:, 2:] += 1

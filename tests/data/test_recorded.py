@@ -5,14 +5,15 @@ import shutil
 import pytest
 import torch
 
-from course_utils import capstone
-from course_utils.capstone import evaluate_logits
+from course_utils.data import load_recorded_outputs
 from course_utils.data import recorded as recorded_files
 
 
 class TestTheCoursesOwnModel:
     def test_recorded_answers_are_those_of_the_record(self):
-        recorded = capstone.load_recorded_outputs()
+        from course_utils.capstone import evaluate_logits
+
+        recorded = load_recorded_outputs()
         assert recorded.validation_logits.shape == (5000, 10)
         assert recorded.test_logits.shape == (10_000, 10)
         assert torch.bincount(recorded.test_target).tolist() == [1000] * 10
@@ -23,7 +24,7 @@ class TestTheCoursesOwnModel:
         assert "cat" in recorded.class_names
 
     def test_what_lesson_6_says_of_its_training(self):
-        after = capstone.load_recorded_outputs().about["validation_accuracy"]
+        after = load_recorded_outputs().about["validation_accuracy"]
         assert [round(accuracy, 2) for accuracy in (*after[1:4], after[-1])] == [0.77, 0.79, 0.78, 0.93]
         assert after[3:] == sorted(after[3:])
 
@@ -34,12 +35,14 @@ class TestTheCoursesOwnModel:
 
     @pytest.mark.parametrize("name", ["outputs.safetensors", "weights.safetensors"])
     def test_a_damaged_file_is_refused(self, name, tmp_path, monkeypatch):
+        from course_utils.capstone import load_trained_model
+
         shutil.copytree(recorded_files.FOLDER, tmp_path / "model")
         damaged = tmp_path / "model" / name
         contents = bytearray(damaged.read_bytes())
         contents[-1] ^= 1
         damaged.write_bytes(contents)
         monkeypatch.setattr(recorded_files, "FOLDER", tmp_path / "model")
-        load = capstone.load_recorded_outputs if name.startswith("outputs") else capstone.load_trained_model
+        load = load_recorded_outputs if name.startswith("outputs") else load_trained_model
         with pytest.raises(ValueError, match=f"{name} is damaged"):
             load()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn import datasets
 
 from course_utils.data import TABLES, load_split
 
@@ -11,6 +10,8 @@ from course_utils.data import TABLES, load_split
 class TestTables:
     @pytest.mark.parametrize("name", TABLES)
     def test_every_sample_is_in_exactly_one_part(self, name):
+        from sklearn import datasets
+
         split = load_split(name, scaling="none")
         rows = torch.cat([split.x_train, split.x_test])
         bunch = datasets.load_diabetes(scaled=False) if name == "diabetes" else getattr(datasets, f"load_{name}")()

@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.special
-import sklearn.metrics
 import torch
-import torchmetrics.functional as tm
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +47,9 @@ class TestClassification:
             assert several.labels.all()
 
     def test_accuracies_equal_torchmetrics_and_scikit_learn(self):
+        import sklearn.metrics
+        import torchmetrics.functional as tm
+
         logits, target = random_normal(200, 6, scale=2.0), torch.arange(200) % 6
         result = interpret_classification_output(logits, top_k=3)
         mine = (result.labels == target).double().mean().item()

@@ -7,7 +7,6 @@ import pytest
 import scipy.special
 import torch
 import torch.nn.functional as F
-import torchmetrics.functional as tm
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -83,6 +82,8 @@ class TestGreedyDecode:
             assert (decoded.tokens, decoded.text) == (None, None)
 
     def test_score_is_torchmetrics_perplexity(self):
+        import torchmetrics.functional as tm
+
         logits = random_normal(1, 9, 5, scale=2.0)
         (decoded,) = greedy_decode(logits)
         perplexity = tm.text.perplexity(logits, decoded.token_ids[None])

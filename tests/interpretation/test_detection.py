@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.ops import batched_nms, box_convert, box_iou
 
 from course_utils.interpretation import detection, evaluate_detections, interpret_detection_output
 from tests.support.detections import CLASSES, as_arguments, raw_output
@@ -69,6 +68,8 @@ def dtype_value(value: float, dtype: torch.dtype) -> float:
 class TestDetection:
     @given(batches_and_thresholds(), st.booleans())
     def test_equals_torchvision_batched_nms(self, case, agnostic):
+        from torchvision.ops import batched_nms
+
         pictures, share = case
         preds = raw_output(pictures)
         options = EVERYTHING | {"iou_threshold": float(share), "class_agnostic": agnostic}
@@ -117,6 +118,8 @@ class TestDetection:
 
     @given(seeds, st.sampled_from(["cxcywh", "xyxy", "xywh"]))
     def test_formats_equal_torchvision_box_convert(self, seed, box_format):
+        from torchvision.ops import box_convert
+
         generator = torch.Generator().manual_seed(seed)
         corners = 10 * torch.rand(2, 6, 4, dtype=torch.float64, generator=generator)
         corners[..., 2:] += corners[..., :2]
@@ -225,6 +228,8 @@ class TestDetection:
         assert found["labels"].tolist() == [0, 1]
 
     def test_e10_centre_boxes_are_not_top_left_boxes(self):
+        from torchvision.ops import box_convert, box_iou
+
         boxes = torch.tensor([[10.0, 10, 2, 8], [10.0, 15, 4, 4]])
         wrong, right = (box_convert(boxes, name, "xyxy") for name in ("xywh", "cxcywh"))
         assert box_iou(wrong[:1], wrong[1:]).item() == pytest.approx(0.231, abs=1e-3)  # the error
@@ -242,6 +247,8 @@ class TestDetection:
     @pytest.mark.parametrize("tenths", range(1, 10))
     def test_e11_iou_equal_to_the_threshold_survives(self, tenths, dtype, most_pairs, monkeypatch):
         """float32's 0.6 is above 0.6, so comparing it with a double drops a box that only touches the threshold."""
+        from torchvision.ops import box_iou
+
         monkeypatch.setattr(detection, "_MOST_PAIRS", most_pairs)
         preds = raw_output([[(0, 0, 10, 1, 15, 0), (0, 0, tenths, 1, 12, 0)]], dtype)
         iou = box_iou(preds[0, :1, :4], preds[0, 1:, :4]).item()
@@ -252,6 +259,8 @@ class TestDetection:
         assert len(found["boxes"]) == 1
 
     def test_e12_boxes_without_area_do_not_delete_each_other(self):
+        from torchvision.ops import box_convert
+
         preds = torch.tensor([[[0.0, 0, 0, 0, 0.9, 1], [500.0, 500, 0, 0, 0.8, 1]]])
         corners = box_convert(preds[0, :, :4], "cxcywh", "xyxy")
         iou = torch.zeros(()) / (corners[0, 2] - corners[0, 0])

@@ -5,9 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-import sklearn.metrics
 import torch
-import torchmetrics.functional as tm
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +16,8 @@ from tests.support.values import DTYPES, INF, NAN, random_normal, seeds
 class TestRegression:
     @given(st.integers(2, 9), st.integers(1, 4), seeds)
     def test_every_statistic_equals_scikit_learn(self, n, outputs, seed):
+        import sklearn.metrics
+
         preds, target = (
             random_normal(n, outputs, seed=seed, scale=2.0),
             random_normal(n, outputs, seed=seed + 1, scale=2.0),
@@ -36,6 +36,8 @@ class TestRegression:
         assert np.allclose(table["std_absolute_error"], absolute.std(0))
 
     def test_equals_torchmetrics(self):
+        import torchmetrics.functional as tm
+
         preds, target = random_normal(40, 3, scale=2.0), random_normal(40, 3, seed=1, scale=2.0)
         table = interpret_regression_output(preds, target).statistics
         rmse = tm.mean_squared_error(preds, target, squared=False, num_outputs=3)
@@ -93,6 +95,8 @@ class TestRegression:
         assert "5 rows" in result._repr_html_()
 
     def test_statistics_of_half_precision_are_exact_and_finite(self):
+        import sklearn.metrics
+
         preds, target = torch.tensor([60000.0, 1000.0]).half(), torch.tensor([-60000.0, 0.3]).half()
         table = interpret_regression_output(preds, target).statistics
         expected = sklearn.metrics.mean_absolute_error(target.double().numpy(), preds.double().numpy())

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score
 from torch import nn
 
 from course_utils.iris import accuracy, predict, wilson_interval
@@ -37,6 +35,8 @@ class TestInference:
         assert "predicted_class_name" not in predict(self.model, split.x_test)[0]
 
     def test_accuracy_equals_scikit_learn(self, split):
+        from sklearn.metrics import accuracy_score
+
         result = accuracy(self.model, split.x_test, split.y_test)
         expected = accuracy_score(split.y_test.numpy(), predict(self.model, split.x_test).labels.numpy())
         assert result.value == pytest.approx(expected)
@@ -45,6 +45,8 @@ class TestInference:
 
     @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
     def test_e70_wilson_equals_scipy(self, counts, confidence):
+        from scipy.stats import binomtest
+
         correct, n = counts
         expected = binomtest(correct, n).proportion_ci(confidence, method="wilson")
         low, high = wilson_interval(correct, n, confidence)

@@ -6,8 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-import torchinfo
-import torchsummary
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -23,6 +21,8 @@ class TestInspection:
 
     @given(st.lists(st.integers(1, 20), min_size=2, max_size=5))
     def test_count_equals_torchinfo(self, sizes):
+        import torchinfo
+
         model = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(sizes)))
         assert count_parameters(model).total == torchinfo.summary(model, verbose=0).total_params
 
@@ -77,6 +77,8 @@ class TestSummary:
         assert model_summary(MLP(), input_data=split.x_test) == model_summary(MLP(), input_size=(30, 4))
 
     def test_e68_what_torchsummary_really_does(self):
+        import torchsummary
+
         assert "Total params: 220" in model_summary(Twice(), input_size=(1, 10), engine="torchsummary")
         assert "Total params: 110" in model_summary(Twice(), input_size=(1, 10), engine="torchinfo")
         with pytest.raises(RuntimeError, match="try engine='torchinfo'"):

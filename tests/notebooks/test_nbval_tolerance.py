@@ -106,6 +106,7 @@ def run_nbval(folder: Path) -> dict[str, list[bool]]:
     return found
 
 
+@pytest.mark.slow
 def test_each_change_is_red_or_green_as_it_should_be(recorded, tmp_path):
     changed = copy.deepcopy(recorded)
     for cell, before, change in zip(changed.cells, recorded.cells, CHANGES.values(), strict=True):

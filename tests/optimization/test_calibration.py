@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar, root_scalar
-from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from course_utils.optimization import expected_calibration_error, reliability_diagram, temperature_scaling
 from tests.support.values import DTYPES, honest_binary, random_normal, sampled_labels, seeds
@@ -42,6 +40,8 @@ def nll_slope(logits, target, beta: float) -> float:
 class TestTemperature:
     @given(seeds, st.floats(0.2, 8))
     def test_equals_scipys_optimum(self, seed, temperature):
+        from scipy.optimize import minimize_scalar, root_scalar
+
         logits, target, _ = overconfident(seed, temperature, n=300)
         scaler = temperature_scaling(logits, target)
         fitted = float(scaler.temperature)
@@ -288,6 +288,8 @@ class TestCalibration:
     @norms
     @given(seed=seeds, n_bins=st.integers(1, 20))
     def test_equals_torchmetrics(self, norm, seed, n_bins):
+        from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
         p, y = honest_binary(60, seed)
         mine = expected_calibration_error(p, y, n_bins=n_bins, norm=norm)
         assert mine == pytest.approx(float(binary_calibration_error(p, y, n_bins, norm)), abs=1e-6)
@@ -435,12 +437,16 @@ class TestCalibration:
         assert math.isnan(empty.confidence[0])
 
     def test_p1_certainty_shares_the_last_bin(self):
+        from torchmetrics.functional.classification import binary_calibration_error
+
         p, y = torch.tensor([1.0, 0.95]), torch.tensor([0, 1])
         assert float(binary_calibration_error(p, y, 10)) == pytest.approx(0.525)  # a bin of its own for 1.0
         assert expected_calibration_error(p, y, n_bins=10) == pytest.approx(0.475)
 
     def test_p2_sums_do_not_drift(self):
         """Two million times .1, and one in ten is right: nothing is wrong but the sum in float32."""
+        from torchmetrics.functional.classification import binary_calibration_error
+
         p, y = torch.full((2_000_000,), 0.1), (torch.arange(2_000_000) % 10 == 0).long()
         assert float(binary_calibration_error(p, y, 1)) > 0.001  # the error
         assert expected_calibration_error(p, y, n_bins=1) == pytest.approx(0, abs=1e-8)

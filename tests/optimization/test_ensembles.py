@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from course_utils.optimization import ensemble_predictions, fit_stacking
@@ -95,7 +94,7 @@ class TestEnsembles:
             assert not found.requires_grad
         assert fit_stacking([stateful_model], x, torch.arange(6) % 3)
         assert [module.training for module in stateful_model.modules()] == before
-        stateful_model.fail = True
+        stateful_model.fail_at = 1
         with pytest.raises(RuntimeError, match="on purpose"):
             ensemble_predictions([stateful_model], x)
         assert [module.training for module in stateful_model.modules()] == before
@@ -111,6 +110,8 @@ class TestEnsembles:
 
     @pytest.mark.parametrize("num_classes", [3, 5])
     def test_stacking_equals_scikit_learns_logistic_regression(self, num_classes):
+        from sklearn.linear_model import LogisticRegression
+
         target = torch.randint(num_classes, (200,), generator=torch.Generator().manual_seed(0))
         signal = 2.0 * F.one_hot(target, num_classes)
         models = [Returns(random_normal(200, num_classes, seed=seed, scale=1.5) + signal) for seed in (1, 2)]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix
 
 from course_utils.optimization import (
     adjust_threshold,
@@ -69,6 +68,8 @@ class TestFigures:
         assert list(line.get_xdata()) == [0.25, 0.5]
 
     def test_confusion_equals_scikit_learns(self, tmp_path):
+        from sklearn.metrics import confusion_matrix
+
         labels, target = torch.randint(4, (2, 100), generator=torch.Generator().manual_seed(0))
         path = tmp_path / "confusion.png"
         ax = plot_confusion(labels, target, list("abcd"), title="four", save_path=path).axes[0]

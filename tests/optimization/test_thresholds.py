@@ -10,14 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import (
-    accuracy_score,
-    balanced_accuracy_score,
-    f1_score,
-    precision_recall_curve,
-    precision_score,
-    recall_score,
-)
 
 from course_utils.optimization import adjust_threshold
 from tests.support.values import DTYPES, honest_binary, random_normal, seeds
@@ -111,6 +103,8 @@ class TestThresholds:
     @settings(max_examples=10)
     @given(scored(dtype=torch.float64))
     def test_curves_equal_scikit_learns(self, data):
+        from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, precision_score, recall_score
+
         p, y = data
         limits = {"precision": {"min_recall": 0}, "recall": {"min_precision": 0}}
         for metric, oracle in (
@@ -129,6 +123,8 @@ class TestThresholds:
 
     @given(seeds)
     def test_f1_equals_the_precision_recall_curve(self, seed):
+        from sklearn.metrics import precision_recall_curve
+
         p, y = honest_binary(200, seed)
         p = (50 * p).round() / 50  # with ties
         precision, recall, thresholds = precision_recall_curve(y, p)
@@ -207,6 +203,8 @@ class TestThresholds:
             adjust_threshold(**arguments)
 
     def test_e21_a_grid_of_100_misses_a_rare_class(self):
+        from sklearn.metrics import f1_score
+
         y = (torch.arange(2000) < 44).long()
         p = torch.sigmoid(random_normal(2000, scale=0.5) - 9 + 2 * y)
         on_the_grid = max(f1_score(y, p >= t, zero_division=0) for t in np.linspace(0, 1, 100))
@@ -216,6 +214,8 @@ class TestThresholds:
         assert result.score == pytest.approx(f1_score(y, p >= result.threshold))
 
     def test_e22_recall_or_precision_alone_is_refused(self):
+        from sklearn.metrics import precision_score, recall_score
+
         p, y = honest_binary(100, 0)
         assert recall_score(y, p >= 0.0) == 1  # the error's answer: everything is positive
         with pytest.raises(ValueError, match="useless optimum; give min_precision"):
@@ -227,6 +227,8 @@ class TestThresholds:
         assert precision_score(y, p >= found.threshold) >= 0.8
 
     def test_e23_the_score_at_its_own_optimum_flatters(self):
+        from sklearn.metrics import accuracy_score
+
         tuned, held_out = [], []
         for seed in range(100):
             generator = torch.Generator().manual_seed(seed)

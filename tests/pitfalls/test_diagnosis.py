@@ -494,7 +494,7 @@ class TestDiagnose:
         target = torch.arange(16) % 3
         stateful_model.first.bias.requires_grad_(False)
         before = snapshot(stateful_model, x, target)
-        assert before[4][0][1] is not None  # the parameters have gradients that could be disturbed
+        assert before["gradients"][0][2] is not None  # the parameters have gradients that could be disturbed
         diagnose(stateful_model, x, target, loss)
         assert snapshot(stateful_model, x, target) == before
 
@@ -503,12 +503,13 @@ class TestDiagnose:
         model, x, target, loss = FAULTS[fault][2]()
         tensors = [x.nan_to_num(7)] if target is None else [x.nan_to_num(7), target]
         state = [value.nan_to_num(7).clone() for value in model.state_dict().values()]
-        hooks = snapshot(model)[5:]
+        before = snapshot(model)
         copies = [tensor.clone() for tensor in tensors]
         diagnose(model, x, target, loss)
         assert all(map(torch.equal, state, [value.nan_to_num(7) for value in model.state_dict().values()]))
         assert all(map(torch.equal, copies, [x.nan_to_num(7)] if target is None else [x.nan_to_num(7), target]))
-        assert snapshot(model)[5:] == hooks
+        after = snapshot(model)
+        assert (after["modes"], after["hooks"]) == (before["modes"], before["hooks"])
         assert all(p.grad is None for p in model.parameters())
 
     def test_in_place_layers_leave_the_inputs_alone(self):
@@ -544,7 +545,7 @@ class TestDiagnose:
         x = random_normal(8, 4).float()
         careless = copy.deepcopy(stateful_model)
         modes = [module.training for module in careless.modules()]
-        assert modes == [True, True, False, True, True]  # BatchNorm is frozen on purpose
+        assert modes == [True, True, False, True, True, True]  # BatchNorm is frozen on purpose
         careless.eval()
         careless(x)
         assert not any(module.training for module in careless.modules())  # the error: eval mode for good,
@@ -552,7 +553,7 @@ class TestDiagnose:
         assert careless.norm.training  # and train() would wake what was frozen
         call(stateful_model, x)
         assert [module.training for module in stateful_model.modules()] == modes
-        stateful_model.fail = True
+        stateful_model.fail_at = 1
         with pytest.raises(RuntimeError, match="failed on purpose"):
             call(stateful_model, x)
         assert [module.training for module in stateful_model.modules()] == modes

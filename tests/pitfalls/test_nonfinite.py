@@ -263,7 +263,7 @@ class TestFirstNonfiniteLayer:
 
     @pytest.mark.parametrize("training", [True, False])
     def test_hooks_are_gone_after_an_exception(self, stateful_model, training):
-        stateful_model.fail = True
+        stateful_model.fail_at = 1
         stateful_model.train(training)
         before = snapshot(stateful_model, self.x)
         for call in (first_nonfinite_layer, diagnose):

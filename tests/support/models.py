@@ -1,6 +1,7 @@
 """Models that several test files share."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from course_utils.iris import MLP
@@ -58,41 +59,78 @@ class PurposeError(Exception):
     """Raised by a test's model, and by nothing else."""
 
 
-class Stateful(nn.Module):
-    """A classifier of 3 × 8 × 8 pictures with everything that a careless function can disturb."""
+class ModelWithState(nn.Module):
+    """A classifier with everything that a careless function can disturb, of rows (N, 4) or pictures (N, 3, H, W).
 
-    def __init__(self, multitask: bool = False) -> None:
+    It has dropout, BatchNorm and an in-place layer; it fails half way in its `fail_at`-th call, or on the way back.
+    """
+
+    def __init__(self, *, pictures: bool = False) -> None:
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.first = nn.Conv2d(3, 8, 3, padding=1) if pictures else nn.Linear(4, 8)
+        self.norm = nn.BatchNorm2d(8) if pictures else nn.BatchNorm1d(8)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(0.5)
-        self.fc = nn.Linear(256, 3)
-        self.value = nn.Linear(256, 1)
-        self.multitask = multitask
-        self.calls, self.fail_at, self.fail_backward, self.error = 0, None, False, PurposeError
+        self.last = nn.Linear(8, 3)
+        self.calls, self.fail_at, self.fail_backward, self.error = 0, None, False, RuntimeError
 
-    def forward(self, x):
-        hidden = self.dropout(self.relu(self.norm(self.conv(x))))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.dropout(self.relu(self.norm(self.first(x))))
         self.calls += 1
         if self.fail_at is not None and self.calls >= self.fail_at:
             raise self.error("failed on purpose, half way")
         if self.fail_backward and hidden.requires_grad:
             hidden.register_hook(self.refuse)
-        hidden = hidden.flatten(1)
-        if self.multitask:
-            return {"classification": self.fc(hidden), "regression": self.value(hidden)}
-        return self.fc(hidden)
+        return self.last(hidden.mean((2, 3)) if hidden.ndim == 4 else hidden)
 
-    def refuse(self, gradient):
+    def refuse(self, gradient: torch.Tensor) -> None:
         raise self.error("failed on purpose, on the way back")
 
 
-def stateful(*, multitask: bool = False, training: bool = True) -> Stateful:
+def model_with_state(*, pictures: bool = False, training: bool = True) -> ModelWithState:
+    """The same weights every time, gradients from before, mixed modes, and a frozen parameter."""
     torch.manual_seed(0)
-    model = Stateful(multitask)
-    output = model(torch.rand(6, 3, 8, 8))
-    (sum(part.sum() for part in output.values()) if multitask else output.sum()).backward()
+    model = ModelWithState(pictures=pictures)
+    model(torch.rand((6, 3, 8, 8) if pictures else (6, 4))).sum().backward()
     model.train(training)
-    model.norm.train(not training)  # mixed modes on purpose
-    model.conv.weight.requires_grad_(False)  # frozen, with a gradient from before
+    model.norm.train(not training)
+    model.first.weight.requires_grad_(False)
     model.calls = 0
     return model
+
+
+class Careless(nn.Module):
+    """The first layer writes to its input, and a function drops out in every mode."""
+
+    def __init__(self, *, pictures: bool = False) -> None:
+        super().__init__()
+        self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True)
+        self.first = nn.Conv2d(3, 3, 3) if pictures else nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.first(self.dropout(self.relu(x)))
+        return F.dropout(logits.mean((2, 3)) if logits.ndim == 4 else logits, 0.5)
+
+
+class TwoHeads(nn.Module):
+    """A classifier's logits as both tasks of a multi-task model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.model(x)
+        return {"classification": logits, "regression": logits[:, :1]}
+
+
+class OneTokenModel(nn.Module):
+    """Makes a classifier of 4 numbers a language model of 3 tokens, to be read by a beam search."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:  # (N, T) → (N, T, 3)
+        last = self.model(token_ids[:, -4:].float())
+        return last[:, None].expand(-1, token_ids.shape[1], -1)
