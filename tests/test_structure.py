@@ -15,7 +15,11 @@ import course_utils
 
 REPOSITORY = Path(__file__).parent.parent
 CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "capstone", "iris", "homework")
-ACROSS_MODULES = ("imports", "readers", "kinds_of_models")  # subjects of a chapter's tests that belong to no single module
+ACROSS_MODULES = (
+    "imports",
+    "readers",
+    "kinds_of_models",
+)  # subjects of a chapter's tests that belong to no single module
 PYTHON_FILES = sorted(REPOSITORY.glob("course_utils/**/*.py"))
 NOTEBOOKS = sorted(
     path for folder in ("notebooks", "solutions", "exercises") for path in REPOSITORY.glob(f"{folder}/**/*.ipynb")
