@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from course_utils.foundation.arguments import check_choice
+from course_utils.foundation.figure_description import describe_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +70,7 @@ def _figure_class() -> type[Figure]:
             return figure_png(self)
 
         def __repr__(self) -> str:
-            return f"<Figure with {len(self.axes)} axes>"
+            return describe_figure(self)  # stands beside the picture in a notebook, as its text
 
     if "IPython" in sys.modules:
         from IPython import get_ipython
