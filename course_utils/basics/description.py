@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, describe_value, dtype_name
 from course_utils.foundation.devices import in_double
+from course_utils.foundation.html import render
 from course_utils.foundation.outputs import has_named_parts, parts_of
 from course_utils.foundation.probabilities import sums_to_one
 from course_utils.foundation.values import KINDS, value_kinds
@@ -122,7 +122,7 @@ class OutputReport:
         leaves = self._leaves()
         more = f"\n\n… {len(leaves) - _SHOWN:,} more tensors" if len(leaves) > _SHOWN else ""
         text = "\n\n".join(map(repr, leaves[:_SHOWN])) + more if more else repr(self)
-        return f"<pre>{escape(text)}</pre>"
+        return render("foundation/templates/preformatted.html", text=text)
 
 
 def describe_output(output: Any, *, task: str | None = None) -> OutputReport:

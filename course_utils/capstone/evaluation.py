@@ -183,7 +183,7 @@ class Evaluation(Result):
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + short_table(self.per_class, *self.per_class.shape)
+        return short_table(repr(self), self.per_class, *self.per_class.shape)
 
 
 def evaluate_model(

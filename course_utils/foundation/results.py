@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import describe_value
+from course_utils.foundation.html import render
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,8 +62,8 @@ class Result:
         corner = dataclasses.replace(self, **{name: _corner(getattr(self, name)) for name in self.per_sample})
         frame = corner.to_frame()
         cut_off = sum(_width(getattr(self, name)) - _width(getattr(corner, name)) for name in self.per_sample)
-        table = short_table(frame, len(self), frame.shape[1] + cut_off)
-        return f"<p>{type(self).__name__}, {len(self)} rows</p>{table}"
+        text = f"{type(self).__name__}, {len(self)} rows"
+        return short_table(text, frame, len(self), frame.shape[1] + cut_off)
 
 
 _ROWS, _COLUMNS = 10, 20  # of a table in a notebook
@@ -84,12 +85,15 @@ def _width(values: Any) -> int:
     return values.shape[1:].numel() if isinstance(values, Tensor) else 1
 
 
-def short_table(frame: pd.DataFrame, rows: int, columns: int) -> str:
-    """A table's first ten rows and twenty columns as HTML, and how many more of its `rows` and `columns` there are."""
+def short_table(text: str, frame: pd.DataFrame, rows: int, columns: int) -> str:
+    """A line of text, the first ten rows and twenty columns of a table, and how many more `rows` and `columns` it has.
+
+    As HTML, for a notebook.
+    """
     shown = frame.iloc[:_ROWS, :_COLUMNS]
     hidden = {"rows": rows - shown.shape[0], "columns": columns - shown.shape[1]}
     more = " and ".join(f"{count:,} more {what}" for what, count in hidden.items() if count)
-    return shown.round(3).to_html() + (f"<p>… {more}</p>" if more else "")
+    return render("foundation/templates/result.html", text=text, table=shown.round(3).to_html(), more=more)
 
 
 def as_numpy(values: Tensor) -> np.ndarray:

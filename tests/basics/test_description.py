@@ -92,7 +92,7 @@ class TestDescribeOutput:
         assert report.kinds == ()
         assert report.to_frame()["path"].tolist() == ["['class']", "['boxes'][0]", "['boxes'][1][0]"]
         assert "output['class']: float32 (2, 3)" in repr(report)
-        assert "&#x27;class&#x27;" in report._repr_html_()
+        assert "&#39;class&#39;" in report._repr_html_()
 
     def test_f14_a_cache_is_skipped_and_named(self):
         torch.manual_seed(0)

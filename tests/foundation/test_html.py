@@ -1,13 +1,18 @@
 """Templates: what comes from outside is text, what is missing is an error, and no other code writes tags."""
 
+import ast
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import jinja2
 import pandas as pd
 import pytest
 
+import course_utils
 from course_utils.foundation.html import data_uri, render
 
+PACKAGE = Path(course_utils.__file__).parent
 HOSTILE = "<script>alert('x')</script>\" onload=\"x & y"
 
 
@@ -71,3 +76,28 @@ def test_a_missing_value_is_an_error():
 
 def test_a_data_uri_holds_the_bytes():
     assert data_uri(b"\x00\xff") == "data:image/png;base64,AP8="
+
+
+def is_tag(text: str) -> bool:
+    """`<p>`, `</td>`, `<img …`; not `<Figure with 2 axes>` as Python writes objects, nor a comparison."""
+    names = "a|b|body|br|code|details|div|h[1-6]|html|img|li|ol|p|pre|span|style|summary|table|td|th|title|tr|ul"
+    return re.search(rf"</?({names})[\s/>]", text) is not None
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_string_of_the_package_writes_a_tag(path):
+    tree = ast.parse(path.read_text("utf-8"))
+    documentation = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    found = [
+        f"line {node.lineno}: {node.value[:60]}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+        if is_tag(node.value)
+    ]
+    assert not found
