@@ -1,7 +1,5 @@
 """Confusion matrices of few classes, with a text in each cell, and of many, without."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -66,9 +64,7 @@ def test_many_classes_are_drawn_into_given_axes(draw):
     assert not left.has_data()
 
 
-def test_a_hundred_classes_take_two_seconds_at_most():
-    counts(2)._repr_png_()  # imports and fonts
-    start = time.process_time()
-    picture = counts(100)._repr_png_()
-    assert time.process_time() - start <= 2
-    assert len(picture) <= 200_000
+def test_a_hundred_classes_are_drawn_without_a_text_in_each_cell():
+    figure = counts(100)
+    assert sum(len(ax.texts) for ax in figure.axes) < 100
+    assert len(figure._repr_png_()) <= 200_000

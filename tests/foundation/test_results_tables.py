@@ -67,7 +67,7 @@ def test_a_large_result_is_shown_in_few_bytes(name):
 def test_a_small_result_is_shown_whole():
     result = fields(2)
     page = result._repr_html_()
-    assert PAGE")
+    assert page.startswith("<p>Fields, 2 rows</p>\n<table")
     assert page == f"<p>Fields, 2 rows</p>\n{result.to_frame().round(3).to_html()}"
 
 
