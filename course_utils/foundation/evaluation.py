@@ -76,12 +76,7 @@ def reading(model: nn.Module, *, seed: int | None = 0) -> Iterator[nn.Module]:
         model: of any kind that `check_model` takes.
         seed: of what the forward pass draws; None draws fresh numbers. The global random state comes back.
     """
-    with (
-        evaluation_mode(model) as model,
-        isolated_randomness(seed),
-        attributes_kept(model),
-        _values_kept(list(may_be_written(model).values())),
-    ):
+    with evaluation_mode(model) as model, isolated_randomness(seed), writing_undone(model):
         yield model
 
 
@@ -98,6 +93,13 @@ def unfused_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def writing_undone(module: nn.Module) -> Iterator[None]:
+    """Whatever the module's forward writes in a `with` block is put back: tensors, and what it holds as attributes."""
+    with attributes_kept(module), _values_kept(list(may_be_written(module).values())):
+        yield
 
 
 @contextmanager

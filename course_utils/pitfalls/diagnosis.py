@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import describe_value
-from course_utils.foundation.evaluation import output_tensor
+from course_utils.foundation.evaluation import output_tensor, writing_undone
 from course_utils.foundation.inputs import Inputs, tensors_of
 from course_utils.foundation.seeding import isolated_randomness
 from course_utils.pitfalls.answers import check_answers, check_output
@@ -80,7 +81,8 @@ def diagnose(model: nn.Module, inputs: Inputs, target: Tensor | None = None, los
             depends = [_failure(error, model, "in evaluation mode ")]
         findings += [*depends, *([] if depends and not model.training else _mode(model))]
         if loss is not None:
-            findings += _loss_and_gradients(run, target.clone(), loss)
+            with writing_undone(loss) if isinstance(loss, nn.Module) else nullcontext():
+                findings += _loss_and_gradients(run, target, loss)
     return _report(findings)
 
 
@@ -97,10 +99,10 @@ def _failure(error: Exception, model: nn.Module, when: str = "") -> Finding:
 
 
 def _loss_and_gradients(run: ForwardPass, target: Tensor, loss: Callable) -> list[Finding]:
-    found = check_loss(run.output, target, loss, made_by=run.made_by)
+    found = check_loss(run.output, target.clone(), loss, made_by=run.made_by)
     if any(finding.check == "labels" for finding in found):
         return found  # on a GPU, running such a loss would kill the process
-    return [*found, *check_gradients(run.output, target, loss, run.parameters)]
+    return [*found, *check_gradients(run.output, target.clone(), loss, run.parameters)]
 
 
 @dataclass(frozen=True)

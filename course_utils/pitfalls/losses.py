@@ -64,7 +64,8 @@ class _Recorder(TorchFunctionMode):
             values = args[0] if args else kwargs.get("input")
             target = args[1] if len(args) > 1 else kwargs.get("target")
             if isinstance(values, Tensor):
-                call = Call(name, values, target if isinstance(target, Tensor) else None, kwargs)
+                dim = {"dim": target} if isinstance(target, int) else {}  # softmax has an axis there
+                call = Call(name, values, target if isinstance(target, Tensor) else None, dim | kwargs)
                 self.calls.append(call)
                 if _labels(call):
                     raise _WrongLabels
@@ -80,7 +81,7 @@ def check_loss(output: Tensor, target: Tensor, loss: Callable, *, made_by: str |
         loss: called as loss(output, target).
         made_by: the softmax or sigmoid layer that made the output; None if none did.
     """
-    output = output.detach()
+    output = output.detach().clone()  # a loss may write to it
     recorder = _Recorder()
     try:
         with recorder, warnings.catch_warnings():
@@ -112,7 +113,8 @@ def _kind(call: Call, made_by: str | None) -> list[Finding]:
     if values.numel() == 0 or detect_nan_inf(values):
         return []
     exclusive = name in _EXCLUSIVE and values.ndim > 1
-    class_dim = (values.ndim - 1 if name == "kl_div" else 1) if exclusive else None
+    usual = values.ndim - 1 if name == "kl_div" else 1
+    class_dim = call.options.get("dim", usual) if exclusive else None
     kinds = value_kinds(values, class_dim=class_dim, exclusive=exclusive)
     takes_logits = f"{name} takes logits and does the softmax or sigmoid itself, but"
     if wanted == "logits":
@@ -181,7 +183,7 @@ def _worse_than_guessing(call: Call) -> list[Finding]:
     """Is the loss far above that of equal probabilities for all classes, ln C?"""
     if call.target is None or not call.values.is_floating_point():
         return []
-    values = call.values.double() if call.values.dtype == torch.float64 else call.values.float()
+    values = call.values.float() if call.values.element_size() < 4 else call.values
     function = {name: getattr(F, name) for name in (*_OVER_CLASSES, *_YES_NO)}.get(call.name)
     try:
         if call.name in _YES_NO:

@@ -623,6 +623,46 @@ class TestKindsOfModel:
         model = mlp(Apply(lambda x: F.dropout(x, 0.5)))
         assert "answers depend on the batch" not in found(model, batch().x, None, None)
 
+    def test_f10_chance_of_the_models_own_is_no_dependence(self):
+        generator = torch.Generator()
+        model = mlp(Apply(lambda x: x + torch.randn(x.shape, generator=generator)))
+        assert "answers depend on the batch" not in found(model, batch().x, None, None)
+
+    @pytest.mark.parametrize("read", [lambda z: z.argmax(1), lambda z: z > 0, lambda z: z.int()])
+    def test_labels_and_masks_as_outputs(self, read):
+        model = nn.Sequential(mlp(), Apply(read))
+        assert found(model, batch().x, None, None) == {}
+        assert "detach(), argmax" in messages(model, batch().x, batch().y.float(), lambda a, b: a.float().mean())
+
+    def test_a_loss_that_writes_leaves_no_trace(self):
+        class Counts(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.register_buffer("calls", torch.zeros(()))
+
+            def forward(self, output, target):
+                self.calls += 1
+                target.zero_()
+                return F.cross_entropy(output.mul_(2), target)
+
+        loss, target = Counts(), batch().y.clone()
+        diagnose(mlp(), batch().x, target, loss)
+        assert loss.calls == 0
+        assert torch.equal(target, batch().y)
+
+    def test_softmax_along_the_last_axis(self):
+        """A class for each position: probabilities over the last axis, and a loss that transposes."""
+        ids = tokens()[:, 20:28]
+        model = nn.Sequential(nn.Embedding(17, 8), nn.Linear(8, 10))
+
+        def loss(values, target):
+            return -values.log_softmax(-1).gather(-1, target[..., None]).mean()
+
+        target = ids.clamp(max=9)
+        assert diagnose(model, ids, target, loss).ok
+        twice = found(nn.Sequential(*model, Apply(lambda z: z.softmax(-1))), ids, target, loss)
+        assert twice.get("output and loss") == "problem"
+
     @pytest.mark.parametrize("wrap", [nn.DataParallel, functools.partial(torch.compile, backend="eager")])
     def test_q23_wrapped_models_are_unwrapped(self, wrap):
         report = diagnose(wrap(nn.Sequential(mlp(), nn.Softmax(1))), batch().x, batch().y, F.cross_entropy)
