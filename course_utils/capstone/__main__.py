@@ -8,17 +8,21 @@ torchrun --nproc-per-node 2 -m course_utils.capstone             # two processes
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from course_utils.capstone.distributed import process_group, rank
-from course_utils.capstone.models import FastClassifier, ImageClassifier
+from course_utils.capstone.models import FastClassifier, ImageClassifier, PictureClassifier
 from course_utils.capstone.report import write_report
-from course_utils.capstone.training import train_model
-from course_utils.data import load_cifar10
+from course_utils.capstone.training import TrainingHistory, train_model
+from course_utils.data import ImageData, load_cifar10
 from course_utils.data.cifar10 import SOURCES
+from course_utils.foundation.devices import DEVICES, choose_device
+from course_utils.foundation.files import check_writable
 from course_utils.foundation.seeding import isolated_randomness
 
+PROGRAM = "python -m course_utils.capstone"
 AMP = {"auto": "auto", "on": True, "off": False}
 
 
@@ -28,22 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (folder / "metrics.json").exists():
         raise SystemExit(f"{folder} holds a report already, and it is not overwritten; choose another --out")
     with process_group(options.device):
-        data = load_cifar10(options.root, source=options.source, seed=options.seed)
-        data = data if options.limit is None else data.limit(options.limit)
-        with isolated_randomness(options.seed):  # the initial weights
-            model = make_model(options, len(data.class_names))
-        history = train_model(
-            model,
-            data,
-            epochs=options.epochs,
-            batch_size=options.batch_size,
-            lr=options.lr,
-            device=options.device,
-            augment=not options.no_augment,
-            amp=AMP[options.amp],
-            seed=options.seed,
-            checkpoint=folder / "checkpoint.pt",
-        )
+        try:
+            data, model, history = train(options, folder / "checkpoint.pt")
+        except (ValueError, ConnectionError, FloatingPointError) as error:  # they say what to do; where helps nobody
+            raise SystemExit(f"{PROGRAM}: error: {error}") from error
         if history.interrupted:
             raise SystemExit("interrupted; no report was written. The same command goes on from the last whole epoch.")
         first = rank() == 0
@@ -55,22 +47,81 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"written: {folder / 'report.html'}")
 
 
+def train(options: argparse.Namespace, checkpoint: Path) -> tuple[ImageData, PictureClassifier, TrainingHistory]:
+    data = load_cifar10(options.root, source=options.source, seed=options.seed)
+    data = data if options.limit is None else data.limit(options.limit)
+    with isolated_randomness(options.seed):  # the initial weights
+        model = make_model(options, len(data.class_names))
+    history = train_model(
+        model,
+        data,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        device=options.device,
+        augment=not options.no_augment,
+        amp=AMP[options.amp],
+        seed=options.seed,
+        checkpoint=checkpoint,
+    )
+    return data, model, history
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m course_utils.capstone", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="capstone_report", help="folder of the report, and of the checkpoint")
     parser.add_argument("--model", choices=("fast", "tutorial"), default="fast")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, help="default: the model's recipe")
-    parser.add_argument("--lr", type=float, help="default: the model's recipe")
-    parser.add_argument("--dropout", type=float, default=0.5, help="of the tutorial's model")
+    parser.add_argument("--epochs", type=whole(1), default=5)
+    parser.add_argument("--batch-size", type=whole(1), help="default: the model's recipe")
+    parser.add_argument("--lr", type=between(0, 1e30), help="default: the model's recipe")
+    parser.add_argument("--dropout", type=between(0, 1, ends=True), default=0.5, help="of the tutorial's model")
     parser.add_argument("--no-augment", action="store_true", help="neither shift nor flip")
     parser.add_argument("--amp", choices=tuple(AMP), default="auto", help="bfloat16: measured, always or never")
-    parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--source", choices=SOURCES, default="auto", help="of the pictures")
     parser.add_argument("--root", help="folder that holds cifar-10-batches-py")
-    parser.add_argument("--limit", type=int, help="use only so many pictures of each part, for a quick look")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(arguments)
+    limit = "use only so many pictures of each part, at least 100, for a quick look"
+    parser.add_argument("--limit", type=whole(100), help=limit)
+    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)
+    options = parser.parse_args(arguments)
+    try:
+        choose_device(options.device)
+        check_writable(Path(options.out) / "checkpoint.pt")
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """What argparse makes a whole number with."""
+    wanted = f"a whole number of at least {least}" + (f" and at most {most}" if most < math.inf else "")
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"must be {wanted}, but is {text!r}")
+        return number
+
+    return convert
+
+
+def between(low: float, high: float, *, ends: bool = False) -> Callable[[str], float]:
+    """What argparse makes a number between two others with; `ends` says whether these count."""
+
+    def convert(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not (low < number < high or (ends and number in (low, high))):  # also of NaN
+            wanted = f"from {low:g} to {high:g}" if ends else f"greater than {low:g} and less than {high:g}"
+            raise argparse.ArgumentTypeError(f"must be a number {wanted}, but is {text!r}")
+        return number
+
+    return convert
 
 
 def make_model(options: argparse.Namespace, num_classes: int) -> FastClassifier | ImageClassifier:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.capstone.distributed import gathered, share
-from course_utils.capstone.models import PictureClassifier, layout
+from course_utils.capstone.models import PictureClassifier, dtype_of, layout
 from course_utils.capstone.pictures import check_data, check_images, scaled
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import (
@@ -76,16 +76,15 @@ def predict_logits(
     if not isinstance(amp, bool):
         raise TypeError(f"amp must be True or False, but is {describe_value(amp)}")
     check_tensor(images, "images", ndim=4, floating=None)
-    first = next((value for value in model.parameters() if value.is_floating_point()), torch.zeros(0))
-    device, dtype = first.device, first.dtype
+    device = next((value.device for value in model.parameters()), torch.device("cpu"))
     statistics = _statistics(model, images, normalization)
     index = share(torch.arange(len(images), device=images.device))
     parts = []
     with reading(model) as model:
         for batch in index.split(batch_size):
-            x = images[batch].to(device)
+            x = images[batch].to(device)  # a copy, to which a layer may write
             x = scaled(x, *(value.to(device) for value in statistics)) if statistics else x
-            x = x.to(dtype, copy=True, memory_format=layout(model))  # a layer may write to it
+            x = x.to(dtype_of(model), memory_format=layout(model))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 parts.append(output_tensor(model(x)))
     logits = full_precision(torch.cat(parts))
@@ -168,6 +167,10 @@ class Evaluation(Result):
         wrong = (self.predictions != self.target)[order].double().cumsum(0)
         answered = torch.searchsorted(-confidence, -confidence, right=True)  # (N,), with at least this confidence
         return answered.double() / len(wrong), wrong[answered - 1] / answered
+
+    def worst_first(self) -> Tensor:
+        """int64 (N,), the pictures in the order of the probability of their true class, the least one first."""
+        return _worst_first(self.logits, self.target)
 
     def metrics(self) -> dict[str, Any]:
         """The figures without the pictures, ready for a JSON file."""
@@ -325,6 +328,12 @@ def readings_of(evaluation: Evaluation, index: Tensor) -> PictureReadings:
     return _readings(index, evaluation.target[index], evaluation.logits[index], evaluation.class_names)
 
 
+def _worst_first(logits: Tensor, target: Tensor) -> Tensor:
+    """Sorted by the logarithm of the true class's probability: probabilities themselves are soon 0, and then equal."""
+    loss = F.cross_entropy(logits.double(), target, reduction="none")
+    return loss.argsort(descending=True, stable=True)
+
+
 def _readings(index: Tensor, target: Tensor, logits: Tensor, names: tuple[str, ...]) -> PictureReadings:
     read = interpret_classification_output(logits, names, top_k=min(3, len(names)))
     return PictureReadings(index, target, read.labels, read.confidence, read.topk_labels, read.topk_confidence, names)
@@ -361,8 +370,7 @@ def interpret_model_outputs(
     target = check_labels(target, "target", num_samples=len(images), num_classes=logits.shape[1]).long().cpu()
     names = check_class_names(class_names, logits.shape[1]) or tuple(map(str, range(logits.shape[1])))
     if worst_first:
-        loss = F.cross_entropy(logits, target, reduction="none")
-        chosen = loss.argsort(descending=True, stable=True)[:num_samples]
+        chosen = _worst_first(logits, target)[:num_samples]
         logits = logits[chosen]
     return _readings(chosen, target[chosen], logits, names)
 

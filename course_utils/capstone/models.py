@@ -59,6 +59,11 @@ def layout(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if ours else torch.contiguous_format
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """In which precision a model takes its pictures: that of its parameters, float32 if it has none."""
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+
+
 class ImageClassifier(PictureClassifier):
     """The tutorials' network: three 3×3 convolutions of 32, 64 and 128 channels, and two linear layers.
 

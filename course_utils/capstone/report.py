@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from course_utils.advanced import grad_cam, integrated_gradients, visualize_attributions
 from course_utils.capstone.evaluation import calibrate_model, readings_of
-from course_utils.capstone.models import PictureClassifier
+from course_utils.capstone.models import PictureClassifier, dtype_of
 from course_utils.capstone.pictures import check_data, normalize
 from course_utils.capstone.plotting import (
     plot_readings,
@@ -27,7 +27,7 @@ from course_utils.capstone.robustness import measure_robustness
 from course_utils.capstone.training import TrainingHistory
 from course_utils.data import ImageData
 from course_utils.foundation.evaluation import check_model
-from course_utils.foundation.files import write_atomically
+from course_utils.foundation.files import check_writable, write_atomically
 from course_utils.foundation.html import render
 from course_utils.foundation.plotting import figure_png, literal
 from course_utils.optimization import plot_risk_coverage
@@ -82,9 +82,9 @@ def write_report(
     model = check_model(model)
     check_data(data)
     folder = Path(folder)
-    if (folder / "metrics.json").exists():
+    if os.path.exists(folder / "metrics.json"):  # False, and no error, for names that cannot be
         raise FileExistsError(f"{folder} holds a report already, and it is not overwritten; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder / "report.html")  # better now than after the evaluation
 
     calibration = calibrate_model(model, data)
     before, after = calibration.before, calibration.after
@@ -143,7 +143,7 @@ def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, pic
     right = predictions == data.test.target
     index = torch.cat([torch.nonzero(kind)[: pictures // 2, 0] for kind in (right, ~right)])
     device = next(parameter.device for parameter in model.parameters())
-    x = normalize(data.test.images[index], data.mean, data.std).to(device)
+    x = normalize(data.test.images[index], data.mean, data.std).to(device, dtype_of(model))
     said = predictions[index].to(device)
     shown = data.test.images[index] / 255
     names = [f"{'✓' if right[i] else '✗'} {literal(data.class_names[predictions[i]])}" for i in index.tolist()]

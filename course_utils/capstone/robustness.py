@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from course_utils.advanced import pgd_attack
 from course_utils.capstone.evaluation import predict_logits
+from course_utils.capstone.models import dtype_of
 from course_utils.capstone.pictures import check_data, normalize
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count, check_number, describe_value
@@ -76,7 +77,7 @@ def measure_robustness(
     index = torch.randperm(len(data.test), generator=make_generator(seed))[:n]
     images, target = normalize(data.test.images[index], data.mean, data.std), data.test.target[index]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    images, target = images.to(device), target.to(device)
+    images, target = images.to(device, dtype_of(model)), target.to(device)
     standing = predict_logits(model, images).argmax(1) == target
     right = []
     for strength in strengths:

@@ -10,28 +10,27 @@ import os
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.capstone.checkpoints import load_checkpoint, save_checkpoint
+from course_utils.capstone.checkpoints import FORMAT, load_checkpoint, save_checkpoint
 from course_utils.capstone.distributed import from_first, gathered, rank, share, summed, synchronized, world_size
-from course_utils.capstone.models import PictureClassifier, layout
+from course_utils.capstone.models import PictureClassifier, dtype_of, layout
 from course_utils.capstone.pictures import Augmentation, check_data, normalize, resize, scaled
 from course_utils.capstone.recipes import Recipe
 from course_utils.data import ImageData
-from course_utils.foundation.arguments import check_count, describe_value
+from course_utils.foundation.arguments import check_count, check_logits, describe_value
 from course_utils.foundation.devices import choose_device
 from course_utils.foundation.evaluation import (
     check_model,
-    classifier_logits,
-    evaluation_mode,
     output_tensor,
+    reading,
     training_mode,
 )
+from course_utils.foundation.files import check_writable
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
@@ -99,7 +98,8 @@ def train_model(
     has learned. Under torchrun each process takes its share of every batch.
 
     Args:
-        model: normalised pictures (N, 3, H, W) → logits (N, C). It is moved to the device and trained in place.
+        model: normalised pictures (N, 3, H, W) → logits (N, C). It is moved to the device and trained in place, in
+            float32 or float64; taken out of DataParallel and torch.compile, since torchrun spreads it over devices.
         data: from `load_cifar10`.
         epochs: passes over the training pictures, in all: a checkpoint's epochs count.
         batch_size, lr: override the recipe's.
@@ -120,7 +120,7 @@ def train_model(
         TypeError, ValueError: arguments that do not fit, or a checkpoint that is damaged or of another training.
         FloatingPointError: the loss is NaN or infinite; a smaller `lr` usually helps.
     """
-    check_model(model)
+    model = check_model(model)
     check_data(data, ("train", "validation"))  # the test part is nobody's business here
     check_count(epochs, "epochs")
     if not isinstance(augment, bool):
@@ -186,7 +186,7 @@ class _Run:
         self.images, self.target = data.train.images.to(device), data.train.target.to(device)
         self.validation = data.validation
         self.statistics = data.mean.to(device), data.std.to(device)
-        self.layout = layout(model)
+        self.layout, self.dtype = layout(model), dtype_of(model)
         model.to(memory_format=self.layout)
         self.network = synchronized(model)  # the model itself, unless several processes train it
         self.steps = math.ceil(len(self.images) / recipe.batch_size)
@@ -250,7 +250,7 @@ class _Run:
         progress = (epoch + 1 - 1 / self.steps) / self.epochs
         index = share(torch.arange(n))
         parts = []
-        with evaluation_mode(self.model), isolated_randomness(0):
+        with reading(self.model):
             for batch in self.validation.images[index].to(self.images.device).split(500):
                 x = self._prepared(batch, progress)
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
@@ -263,11 +263,11 @@ class _Run:
         """Pictures uint8 → the network's input: normalised, of the size of that moment, channels last."""
         x = scaled(pictures, *self.statistics)
         x = resize(x, self.recipe.size(progress) or x.shape[2])
-        return x.contiguous(memory_format=self.layout)
+        return x.to(self.dtype, memory_format=self.layout)
 
     def state(self) -> dict[str, Any]:
         parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return {"format": 1, "settings": self.settings, "log": self.log, **parts}
+        return {"format": FORMAT, "settings": self.settings, "log": self.log, **parts}
 
     def resume(self, state: dict[str, Any], path: str | os.PathLike) -> None:
         there = state["settings"]
@@ -275,9 +275,31 @@ class _Run:
         if different:
             lines = ", ".join(f"{name} ({there.get(name)!r} there, {self.settings[name]!r} here)" for name in different)
             raise ValueError(f"{path} belongs to another training; it differs in {lines}. Name another checkpoint.")
+        if fault := self._misfit(state):  # before anything is loaded: a refused checkpoint changes nothing
+            raise ValueError(f"{path} does not fit this training: {fault}. Delete it, or name another checkpoint.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.log = state["log"]
+
+    def _misfit(self, state: dict[str, Any]) -> str | None:
+        if state["log"].keys() != self.log.keys():
+            return f"its log has the columns {', '.join(map(str, state['log']))}"
+        shapes, own = (
+            {n: tuple(v.shape) for n, v in part.items()} for part in (state["model"], self.model.state_dict())
+        )
+        if shapes != own:
+            different = sorted(str(name) for name in shapes.keys() | own.keys() if shapes.get(name) != own.get(name))
+            return f"its weights differ in {', '.join(different[:3])}"
+        there, here = state["optimizer"], self.optimizer.state_dict()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        sizes, own_sizes = ([len(group.get("params", ())) for group in part["param_groups"]] for part in (there, here))
+        if sizes != own_sizes or not set(there["state"]) <= set(range(len(parameters))):
+            return "its optimizer is of other parameters"
+        for i, memory in there["state"].items():
+            for name, value in memory.items():
+                if isinstance(value, Tensor) and (value.shape not in ((), parameters[i].shape) or value.isnan().any()):
+                    return f"its optimizer's {name} of parameter {i} is NaN or of a wrong shape"
+        return None
 
 
 def _read_checkpoint(path: str | os.PathLike | None) -> dict[str, Any] | None:
@@ -286,20 +308,29 @@ def _read_checkpoint(path: str | os.PathLike | None) -> dict[str, Any] | None:
         raise TypeError(f"checkpoint must be the path of a file, but is {describe_value(path)}")
     if path is None or rank() > 0:
         return None
-    if Path(path).exists():
-        return load_checkpoint(path)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(Path(path).parent, os.W_OK):
-        raise ValueError(f"no checkpoint can be written to {Path(path).parent}; name a folder of your own")
-    return None
+    state = load_checkpoint(path) if os.path.exists(path) else None  # also False for names that cannot be
+    if state is None or len(state["log"]["epochs"]) < state["settings"]["epochs"]:
+        check_writable(path)
+    return state
 
 
 def _check_outputs(model: nn.Module, data: ImageData, device: torch.device) -> None:
     """Does the model return one logit for each class? Better asked before an epoch than after it."""
-    x = normalize(data.train.images[:2], data.mean, data.std).to(device)
-    logits = classifier_logits(model, x)
-    if logits.shape[1] != len(data.class_names):
-        raise ValueError(f"the model returns {logits.shape[1]} logits, but data has {len(data.class_names)} classes")
+    if dtype_of(model).itemsize < 4:
+        raise ValueError(
+            "the model is in half precision, in which small updates vanish; train model.float(), and pass amp=True to "
+            "compute in bfloat16 where it is safe"
+        )
+    x = normalize(data.train.images[:2], data.mean, data.std).to(device, dtype_of(model))
+    with reading(model), torch.no_grad():
+        outputs = output_tensor(model(x))
+    classes = len(data.class_names)
+    if outputs.shape != (len(x), classes):
+        raise ValueError(
+            f"the model must return a logit for each of the {classes} classes of data, (N, {classes}), but for "
+            f"{len(x)} pictures it returned {describe_value(outputs)}"
+        )
+    check_logits(outputs, "the model's logits", class_dim=1)
 
 
 def bfloat16_is_faster(model: nn.Module, data: ImageData, *, pictures: int = 128) -> bool:
@@ -311,7 +342,8 @@ def bfloat16_is_faster(model: nn.Module, data: ImageData, *, pictures: int = 128
     device = next(model.parameters()).device
     if device.type not in ("cpu", "cuda"):
         return False  # not tested elsewhere
-    x = normalize(data.train.images[:pictures], data.mean, data.std).to(device, memory_format=layout(model))
+    x = normalize(data.train.images[:pictures], data.mean, data.std)
+    x = x.to(device, dtype_of(model), memory_format=layout(model))
 
     def seconds(amp: bool) -> float:
         trial = copy.deepcopy(model).train()

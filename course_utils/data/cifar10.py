@@ -9,7 +9,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -148,14 +148,24 @@ def _verify(folder: Path) -> None:
 
 def _download(root: Path, *, required: bool) -> Path | None:
     """Fetch into a folder of its own, and move it to its place only when it is complete and verified."""
-    from torchvision.datasets import CIFAR10
-
     try:
+        missing = [folder for folder in (root, *root.parents) if not folder.exists()]
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if required:
             raise ValueError(f"{root} cannot be made ({error}), so nothing can be downloaded to it") from error
         return None
+    try:
+        return _download_into(root, required=required)
+    finally:
+        with suppress(OSError):  # not empty: the download is there
+            for folder in missing:  # without it, the folders made for it go again
+                folder.rmdir()
+
+
+def _download_into(root: Path, *, required: bool) -> Path | None:
+    from torchvision.datasets import CIFAR10
+
     with tempfile.TemporaryDirectory(dir=root, prefix="download-") as folder:
         try:
             with _socket_timeout(DOWNLOAD_TIMEOUT):

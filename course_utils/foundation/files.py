@@ -16,7 +16,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    # A name of its own length: one made of the file's name could be too long where that one is not.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
@@ -28,6 +29,27 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise now what writing a file to `path` would raise later. Nothing is left behind, and no folder is made.
+
+    Raises:
+        ValueError: a name that is too long, a folder that cannot be written to, a file where a folder should be.
+    """
+    try:
+        whole = Path(path).absolute()
+        folder = next(parent for parent in whole.parents if parent.exists())
+        longest = os.pathconf(folder, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+        for name in whole.parts:
+            if len(os.fsencode(name)) > longest:
+                raise OSError(f"the name {name[:20]}… has {len(os.fsencode(name))} bytes, and {longest} are allowed")
+        if "\0" in str(whole):
+            raise OSError("a name must not hold the character 0")
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"?")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no file can be written to {str(path)[:200]!r} ({error}); name another place") from error
 
 
 def _umask() -> int:

@@ -41,10 +41,10 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     if check_count(correct, "correct", minimum=0) > n:
         raise ValueError(f"correct must be at most n, {n}, but is {correct}")
     check_number(confidence, "confidence", above=0, below=1)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = -NormalDist().inv_cdf((1 - confidence) / 2)  # the small tail: 0.5 + confidence / 2 may round to 1
     middle = correct + z * z / 2
     half = z * math.sqrt(correct * (n - correct) / n + z * z / 4)
-    # At k = 0 and at k = n one end is exactly 0 or 1; the formula's rounding must not move it.
+    # At k = 0 and at k = n one end is exactly 0 or 1; the formula's rounding must not move it, nor an end beyond k/n.
     low = 0.0 if correct == 0 else (middle - half) / (n + z * z)
     high = 1.0 if correct == n else (middle + half) / (n + z * z)
-    return low, high
+    return max(0.0, min(low, correct / n)), min(1.0, max(high, correct / n))

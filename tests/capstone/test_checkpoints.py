@@ -1,6 +1,7 @@
 """Training that survives kill -9, and checkpoints that are refused when damaged or foreign."""
 
 import dataclasses
+import math
 import os
 import pickle
 import subprocess
@@ -216,6 +217,61 @@ class TestCheckpoints:
         for seed in (0, None):
             with pytest.raises(ValueError, match=r"c\.pt is not a checkpoint"):
                 fit(linear(), checkpoint=tmp_path / "c.pt", seed=seed)
+
+    @pytest.mark.parametrize(
+        ("harm", "words"),
+        [
+            (lambda s: s.update(format=2), "its format is 2.*reads format 1"),
+            (lambda s: s["settings"].pop("seed"), "no seed"),
+            (lambda s: s["settings"].pop("amp"), "no amp"),
+            (lambda s: s["settings"].update(epochs="2"), "no epochs"),
+            (lambda s: s["log"].update({n: v + v + v[:1] for n, v in s["log"].items()}), "one row for each epoch"),
+            (lambda s: s["log"].update({n: [*v, *v[-1:]] for n, v in s["log"].items()}, epochs=[1, 2, 3]), "3 epochs"),
+            (lambda s: s["log"].update({n: [] for n in s["log"]}), "0 epochs of a training of 2"),
+            (lambda s: s["log"].update(lr=[0.1]), "one row for each epoch"),
+            (lambda s: s["log"].update(lr=0.1), "its log is none"),
+            (lambda s: s["log"].pop("epochs"), "its log is none"),
+            (lambda s: s["log"].pop("lr"), "its log has the columns epochs"),
+            (lambda s: s["model"]["2.weight"].fill_(math.nan), "weights 2.weight are NaN"),
+            (lambda s: s["model"].update({"2.weight": 1.0}), "weights 2.weight are NaN or no tensor"),
+            (lambda s: s["model"].pop("2.bias"), "its weights differ in 2.bias"),
+            (lambda s: s["model"].update(extra=torch.zeros(1)), "its weights differ in extra"),
+            (lambda s: s["model"].update({"2.bias": torch.zeros(3)}), "its weights differ in 2.bias"),
+            (lambda s: s["optimizer"].pop("state"), "no state of an optimizer"),
+            (lambda s: s["optimizer"]["param_groups"].pop(), "of other parameters"),
+            (lambda s: s["optimizer"]["state"].update({9: {}}), "of other parameters"),
+            (lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "exp_avg of parameter 0"),
+            (lambda s: s["optimizer"]["state"][0]["exp_avg"].fill_(math.nan), "exp_avg of parameter 0 is NaN"),
+        ],
+    )
+    def test_p25_contents_that_do_not_fit_are_refused_before_anything_is_loaded(self, harm, words, tmp_path):
+        path = tmp_path / "c.pt"
+        fit(linear(), checkpoint=path)
+        state = load_checkpoint(path)
+        harm(state)
+        torch.save(state, path)
+        model = linear(seed=1)
+        before = weights(model)
+        with pytest.raises(ValueError, match=rf"c\.pt.*{words}.*Delete it"):
+            fit(model, checkpoint=path)
+        assert same(model, before)
+
+    @pytest.mark.parametrize(
+        "place", ["n" * 300, "file/c.pt", "/proc/nowhere/c.pt", "new/" + "n" * 300 + "/c.pt", "a\0"]
+    )
+    def test_p25_a_place_that_cannot_be_written_is_found_before_the_first_epoch(self, place, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("in the way")
+        model = linear()
+        stop_at_call(model, 1, AssertionError)
+        with pytest.raises(ValueError, match="no file can be written"):
+            fit(model, checkpoint=os.path.join(tmp_path, place))
+        assert os.listdir(tmp_path) == ["file"]
+
+    def test_p25_the_longest_name_that_the_system_allows(self, tmp_path):
+        path = tmp_path / ("n" * 252 + ".pt")
+        fit(linear(), epochs=1, checkpoint=path)
+        assert os.listdir(tmp_path) == [path.name]
+        assert len(fit(linear(), epochs=1, checkpoint=path)) == 1
 
     def test_a_folder_is_not_to_be_deleted(self, tmp_path):
         with pytest.raises(ValueError, match=r"folder|directory"):

@@ -1,6 +1,7 @@
 """The command line and the report that it writes."""
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -140,13 +141,68 @@ class TestReport:
         main(["--epochs", "1", "--amp", "off", "--out", str(tmp_path / "report")])
         assert read.count(True) == 1
 
-    @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--epochs", "0"], ["--lr", "-1"], ["--model", "resnet"]])
-    def test_bad_options(self, arguments, tmp_path, monkeypatch):
-        monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: DATA)
-        with pytest.raises((SystemExit, ValueError)) as caught:
-            main(["--source", "shapes", "--out", str(tmp_path), *arguments])
-        assert not (isinstance(caught.value, SystemExit) and caught.value.code == 0)
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--limit", "0"], "at least 100"),
+            (["--limit", "1"], "at least 100"),
+            (["--epochs", "0"], "at least 1"),
+            (["--epochs", "2.5"], "whole number"),
+            (["--batch-size", "none"], "whole number"),
+            (["--lr", "-1"], "greater than 0"),
+            (["--lr", "nan"], "greater than 0"),
+            (["--lr", "fast"], "greater than 0"),
+            (["--dropout", "1.5"], "from 0 to 1"),
+            (["--seed", "-1"], "at least 0"),
+            (["--seed", "1e3"], "whole number"),
+            (["--seed", str(2**70)], "at most"),
+            (["--device", "tpu"], "invalid choice"),
+            (["--device", "mps"], "does not work here"),
+            (["--model", "resnet"], "invalid choice"),
+            (["--out", "/proc/nowhere/report"], "no file can be written"),
+            (["--out", "n" * 300], "no file can be written"),
+        ],
+    )
+    def test_p26_bad_options_are_told_by_argparse(self, arguments, words, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr("course_utils.foundation.devices.available_devices", lambda: ["cpu"])
+        monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: pytest.fail("too late"))
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as caught:
+            main(["--source", "shapes", "--out", str(tmp_path / "report"), *arguments])
+        assert caught.value.code == 2
+        assert words in capsys.readouterr().err
         assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("fault", [ValueError("damaged"), ConnectionError("no network"), FloatingPointError("NaN")])
+    def test_p26_what_the_data_and_the_training_say_needs_no_traceback(self, fault, tmp_path, monkeypatch):
+        def fails(*_, **__):
+            raise fault
+
+        monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", fails)
+        with pytest.raises(SystemExit, match=f"error: {fault}"):
+            main(["--out", str(tmp_path / "report")])
+        assert os.listdir(tmp_path) == []
+
+    def test_p18_hostile_names_are_text(self, tmp_path):
+        script = "<script>alert(1)</script>"
+        hostile = dataclasses.replace(DATA, name=script, class_names=(script, "$\\frac{$", *DATA.class_names[2:]))
+        write_report(linear(), hostile, tmp_path / "report", run={"note": script})
+        text = (tmp_path / "report" / "report.html").read_text("utf-8")
+        assert "script" not in [tag for tag, _ in Page(text).tags]
+        assert text.count("&lt;script&gt;") >= 3  # the title, the table, the run
+
+    @pytest.mark.parametrize("folder", ["/proc/nowhere/report", "n" * 300, "nul\0"])
+    def test_p25_a_place_that_cannot_be_written_is_found_before_the_evaluation(self, folder, monkeypatch):
+        monkeypatch.setattr("course_utils.capstone.report.calibrate_model", lambda *_: pytest.fail("too late"))
+        with pytest.raises(ValueError, match="no file can be written"):
+            write_report(linear(), DATA, folder)
+
+    def test_a_foreign_checkpoint_needs_no_traceback(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("course_utils.capstone.__main__.load_cifar10", lambda *_, **__: DATA)
+        (tmp_path / "checkpoint.pt").write_text("of something else")
+        with pytest.raises(SystemExit, match=r"error: .*checkpoint\.pt is not a checkpoint of this course"):
+            main(["--source", "shapes", "--out", str(tmp_path)])
+        assert os.listdir(tmp_path) == ["checkpoint.pt"]
 
     @pytest.mark.parametrize("arguments", [("model", DATA), (linear(), IMAGES)])
     def test_bad_input(self, arguments, tmp_path):

@@ -93,7 +93,16 @@ class TestLoadCifar10:
         assert found.class_names == data.PICTURE_CLASSES
         with pytest.raises(ConnectionError, match="no network.*call again"):
             data.load_cifar10(source="cifar10")
-        assert list((tmp_path / "cache/neural-network-outputs").iterdir()) == []
+        assert not (tmp_path / "cache").exists()  # P26: nothing is left, not even a folder
+
+    def test_p26_a_failed_root_leaves_no_folder_but_keeps_those_that_were_there(self, fake_cifar10, tmp_path):
+        fake_cifar10.fails = True
+        for root in (tmp_path / "new" / "deep", tmp_path / "there"):
+            (tmp_path / "there").mkdir(exist_ok=True)
+            with pytest.raises(ConnectionError):
+                data.load_cifar10(root, source="cifar10")
+        assert (tmp_path / "there").exists()
+        assert not (tmp_path / "new").exists()
 
     def test_a_cache_that_cannot_be_made(self, fake_cifar10, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("in the way")
@@ -121,7 +130,7 @@ class TestLoadCifar10:
         (fake_cifar10.source / "cifar-10-batches-py/data_batch_1").write_bytes(b"cut off")
         with pytest.raises(ValueError, match="data_batch_1 is truncated"):
             data.load_cifar10(source="cifar10")
-        assert list((tmp_path / "cache/neural-network-outputs").iterdir()) == []
+        assert not (tmp_path / "cache").exists()  # P26: nothing is left, not even a folder
 
     def test_shapes_read_and_download_nothing(self, fake_cifar10):
         fake_cifar10.fails = True

@@ -5,8 +5,13 @@ import warnings
 import matplotlib
 import matplotlib.pyplot as plt
 import pytest
+import torch
+from matplotlib.text import Text
 
+from course_utils.basics import plot_probabilities, plot_segmentation
 from course_utils.foundation import plotting
+from course_utils.interpretation import Hypothesis, plot_beam_tree, plot_detections, plot_samples
+from course_utils.optimization import plot_confusion
 
 
 class TestPlotting:
@@ -88,3 +93,43 @@ def test_a_figure_shows_itself_the_same_way_after_pyplot_was_imported(monkeypatc
     assert shown["image/png"] == figure._repr_png_()
     assert b"Software" not in shown["image/png"]
     plotting._figure_class.cache_clear()
+
+
+HOSTILE = ["$…{", "$\\frac{$", "$$", "US$ and A$", "$", "a $b_{$ c", "\\$", "plain"]
+
+
+class TestNamesWithDollars:
+    """P22: what matplotlib would read as a formula is a name, and no name stops a figure."""
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_p22_a_literal_name_is_shown_as_it_is(self, name):
+        text = Text(text=plotting.literal(name))
+        shown, is_formula = text._preprocess_math(text.get_text())
+        assert (shown, is_formula) == (name, False)
+
+    def test_p22_broken_formulas_are_text_and_right_ones_stay_formulas(self):
+        figure, axes = plotting.new_figure()
+        axes[0].set(title="$…{ $", xlabel=r"$\epsilon$ in pixels")
+        axes[0].plot([0, 1], label="$\\frac{$")
+        axes[0].legend()
+        axes[0].set_xticks([0, 1], ["$_$", "$x^2$"])
+        plotting.finish(figure)
+        assert figure._repr_png_().startswith(b"\x89PNG")
+        parsed = [text.get_parse_math() for text in (axes[0].title, axes[0].xaxis.label, *axes[0].get_xticklabels())]
+        assert parsed == [False, True, False, True]
+
+    @pytest.mark.parametrize("draw", ["probabilities", "segmentation", "confusion", "samples", "detections", "tree"])
+    def test_p22_figures_with_such_class_names(self, draw):
+        figure = {
+            "probabilities": lambda: plot_probabilities(torch.full((8,), 1 / 8), HOSTILE),
+            "segmentation": lambda: plot_segmentation(torch.rand(3, 4, 4), torch.rand(8, 4, 4).softmax(0), HOSTILE),
+            "confusion": lambda: plot_confusion(torch.arange(8), torch.arange(8), dict(enumerate(HOSTILE))),
+            "samples": lambda: plot_samples(torch.rand(8, 4, 4), torch.eye(8), torch.arange(8), HOSTILE),
+            "detections": lambda: plot_detections(torch.rand(1, 3, 9, 9), [BOXES], HOSTILE, titles=["$…{ $"]),
+            "tree": lambda: plot_beam_tree([HYPOTHESIS], prompt="$…{ $"),
+        }[draw]()
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+BOXES = {"boxes": torch.tensor([[1.0, 1, 5, 5]]).expand(8, 4), "labels": torch.arange(8), "scores": torch.ones(8)}
+HYPOTHESIS = Hypothesis(torch.arange(8), -1.0, HOSTILE, "".join(HOSTILE))
