@@ -174,7 +174,7 @@ class TestGradCam:
     def test_p23_an_unknown_layer_names_the_nearest_ones(self):
         model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(40)))
         model.append(nn.Flatten()).append(nn.Linear(192, 3))
-        with pytest.raises(ValueError, match="no layer '17.3'; the nearest of its 122 names are") as caught:
+        with pytest.raises(ValueError, match="no layer '17.3'; of its 122 the nearest names are") as caught:
             grad_cam(model, pictures(dtype=torch.float32), "17.3")
         assert "'17'" in str(caught.value)
         assert len(str(caught.value)) < 200
@@ -262,7 +262,7 @@ class TestGradCam:
         assert grad_cam(strided, x, "2", 0).shape == (5, 8, 8)
         with pytest.raises(KeyError):
             dict(model.named_modules())["conv9"]  # the error: a KeyError says nothing
-        with pytest.raises(ValueError, match="no layer 'conv9'; the nearest of its 6 names are 'never', "):
+        with pytest.raises(ValueError, match="no layer 'conv9'; of its 6 the nearest names are 'never', "):
             grad_cam(model, x, "conv9")
         with pytest.raises(IndexError):
             model(x).mean((2, 3))  # the error: a linear layer
