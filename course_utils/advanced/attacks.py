@@ -20,6 +20,7 @@ from course_utils.advanced.input_gradients import (
     check_target,
     chunk_size,
     gradients_of,
+    in_fastest_layout,
     input_gradients,
 )
 from course_utils.foundation.arguments import (
@@ -414,7 +415,7 @@ def evaluate_robustness(
         for i, batch in enumerate(loader):
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TypeError(f"the loader must yield pairs (inputs, target), but yielded {describe_value(batch)}")
-            inputs = check_inputs(batch[0], "the loader's inputs").to(device)
+            inputs = in_fastest_layout(model, check_inputs(batch[0], "the loader's inputs").to(device))
             logits = classifier_logits(model, inputs, task=task, seed=derived_seed(0, "clean", i))
             target = check_target(batch[1], logits)
             right = logits.argmax(1) == target

@@ -207,10 +207,7 @@ def _find_layer(model: nn.Module, layer: nn.Module | str) -> nn.Module:
     if isinstance(layer, str):
         if layer not in modules:
             nearest = ", ".join(map(repr, difflib.get_close_matches(layer, modules, n=5, cutoff=0.0)))
-            raise ValueError(
-                f"the model has no layer {layer!r}; the nearest of its {len(modules)} names are {nearest} (all: "
-                "model.named_modules())"
-            )
+            raise ValueError(f"the model has no layer {layer!r}; of its {len(modules)} the nearest names are {nearest}")
         return modules[layer]
     if not isinstance(layer, nn.Module):
         raise TypeError(f"layer must be a module or its dotted name, but is {describe_value(layer)}")

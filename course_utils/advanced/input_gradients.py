@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value
-from course_utils.foundation.evaluation import class_logits, output_tensor, reading
+from course_utils.foundation.evaluation import check_model, class_logits, output_tensor, reading
 from course_utils.foundation.inputs import Inputs, call_model, map_inputs
 
 Target = Tensor | Sequence[int] | int | None  # arrays too
@@ -41,14 +41,15 @@ class FrozenModel:
     def __call__(self, inputs: Inputs) -> Tensor:
         """Inputs of N samples → logits (N, C), C ≥ 2, in float32 or better."""
         inputs = map_inputs(self._copy, inputs)
+        is_dict = isinstance(inputs, Mapping)
+        parts = [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if is_dict else inputs)
         if self.state is None:
             output = call_model(self.model, inputs)
-        elif isinstance(inputs, Mapping):
+        elif is_dict:
             output = functional_call(self.model, self.state, kwargs=inputs)
         else:
-            args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-            output = functional_call(self.model, self.state, args)
-        return class_logits(output_tensor(output), task=self.task, n=len(tensor_list(inputs)[0]))
+            output = functional_call(self.model, self.state, tuple(parts))
+        return class_logits(output_tensor(output), task=self.task, n=len(parts[0]))
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
         """What is explained, (N,): the target's logit; of a binary model its log-odds, z for class 1 and −z for 0."""
@@ -76,6 +77,11 @@ def layout(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if stored or known else torch.contiguous_format
 
 
+def in_fastest_layout(model: nn.Module, x: Tensor) -> Tensor:
+    """The same values, for models that are run without gradients."""
+    return x.contiguous(memory_format=layout(check_model(model))) if x.ndim == 4 else x
+
+
 @contextmanager
 def input_gradients(model: nn.Module, *, task: str = "multiclass", seed: int | None = 0) -> Iterator[FrozenModel]:
     """Evaluation mode, gradients on (also inside the caller's no_grad), nothing that the model draws or writes stays.
@@ -98,13 +104,6 @@ def gradients_of(score: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
         torch.zeros_like(leaf) if gradient is None else check_tensor(gradient, "the gradient")
         for gradient, leaf in zip(found, leaves, strict=True)
     ]
-
-
-def tensor_list(inputs: Inputs) -> list[Tensor]:
-    """The tensors of the inputs, without their names."""
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    return list(inputs.values() if isinstance(inputs, Mapping) else inputs)
 
 
 def chunk_size(x: Tensor) -> int:

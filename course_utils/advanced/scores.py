@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from course_utils.advanced.input_gradients import Target, check_target
+from course_utils.advanced.input_gradients import Target, check_target, in_fastest_layout
 from course_utils.foundation.arguments import check_count, check_number, check_tensor, describe_value
 from course_utils.foundation.devices import in_double
 from course_utils.foundation.evaluation import classifier_logits
@@ -118,9 +118,8 @@ def deletion_curve(
     for share in shares.tolist():
         changed = rank < round(share * rank[0].numel())
         gone = ~changed if insertion else changed
-        logits = classifier_logits(
-            model, torch.where(gone[:, None] if inputs.ndim == 4 else gone, fill, inputs), **options
-        )
+        x = torch.where(gone[:, None] if inputs.ndim == 4 else gone, fill, inputs)
+        logits = classifier_logits(model, in_fastest_layout(model, x), **options)
         probabilities = torch.softmax(in_double(logits), 1).gather(1, target.to(logits.device)[:, None])
         means.append(probabilities.mean().to(logits.dtype))  # in float64 the order of the samples does not matter
     return shares, torch.stack(means)
