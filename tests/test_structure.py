@@ -15,8 +15,11 @@ import course_utils
 
 REPOSITORY = Path(__file__).parent.parent
 CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "capstone", "iris", "homework")
-STANDS_ON_CHAPTERS = ("capstone", "homework")
-FOUNDATION = ("foundation", "data")
+ACROSS_MODULES = (
+    "imports",
+    "readers",
+    "kinds_of_models",
+)  # subjects of a chapter's tests that belong to no single module
 PYTHON_FILES = sorted(REPOSITORY.glob("course_utils/**/*.py"))
 NOTEBOOKS = sorted(
     path for folder in ("notebooks", "solutions", "exercises") for path in REPOSITORY.glob(f"{folder}/**/*.ipynb")
@@ -57,16 +60,69 @@ def test_a_chapter_has_the_same_name_everywhere(chapter):
         assert (REPOSITORY / path).exists(), path
 
 
+def floors_of_the_house() -> list[list[str]]:
+    """The picture in CONTRIBUTING.md: from the top floor down, the rooms of each."""
+    picture = re.search(r"```text\n(.*?)```", (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"), flags=re.S)[1]
+    return [re.split(r" \| ", re.split(r"  +", line)[0]) for line in picture.splitlines()]
+
+
+def test_the_picture_of_the_house_shows_every_room_once():
+    rooms = {path.parent.name for path in REPOSITORY.glob("course_utils/*/__init__.py")}
+    drawn = [room for floor in floors_of_the_house() for room in floor]
+    assert sorted(drawn) == sorted(rooms)
+
+
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_chapters_import_the_foundation_and_never_each_other(path):
-    part = path.relative_to(REPOSITORY / "course_utils").parts[0]
-    mine = {module.split(".")[1] for module in imported_modules(path) if module.startswith("course_utils.")}
-    if part in STANDS_ON_CHAPTERS:
-        assert "checks" not in mine
-    elif part in CHAPTERS:
-        assert mine <= {part, *FOUNDATION}
-    elif part in FOUNDATION:
-        assert mine <= set(FOUNDATION)
+def test_imports_lead_down_the_house(path):
+    """Also those inside functions and for type checkers: `ast.walk` sees all of them."""
+    parts = path.relative_to(REPOSITORY / "course_utils").parts
+    if len(parts) == 1:
+        return  # the package itself hands on all rooms
+    floors = floors_of_the_house()
+    mine = next(i for i, floor in enumerate(floors) if parts[0] in floor)
+    below = {room for floor in floors[mine + 1 :] for room in floor}
+    rooms = {room for floor in floors for room in floor}
+    imported = {module.split(".")[1] for module in imported_modules(path) if module.startswith("course_utils.")}
+    assert (imported & rooms) - {parts[0]} <= below
+
+
+def test_no_module_imports_itself_by_a_detour():
+    names = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in PYTHON_FILES}
+    modules = {name.removesuffix(".__init__") for name in names.values()}
+    graph = {
+        name: {module for module in imported_modules(path) if module in modules and module != name}
+        for path, name in names.items()
+        if path.name != "__init__.py"
+    }
+    while graph:  # take away what imports nothing that is left
+        free = {name for name, needs in graph.items() if not needs & graph.keys()}
+        assert free, f"these import each other: {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in free}
+
+
+def test_every_place_that_the_contributors_page_names_exists():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    places = re.findall(r"`((?:course_utils|tests|solutions|exercises|notebooks|benchmarks|tools)/[\w./]*)`", text)
+    assert len(places) > 15
+    assert not [place for place in places if not (REPOSITORY / place).exists()]
+
+
+def test_tests_are_short_enough_to_be_read():
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in REPOSITORY.glob("tests/**/*.py")}
+    assert not {str(path.relative_to(REPOSITORY)): n for path, n in lengths.items() if n > 600}
+
+
+def test_each_file_of_tests_names_a_module():
+    """`tests/interpretation/test_detection.py` tests `course_utils/interpretation/detection.py`."""
+    lost = []
+    for path in REPOSITORY.glob("tests/*/test_*.py"):
+        room = REPOSITORY / "course_utils" / path.parent.name
+        modules = [module.stem for module in room.glob("**/*.py")]
+        subject = path.stem.removeprefix("test_")
+        named = subject in ACROSS_MODULES or any(f"{subject}_".startswith(f"{module}_") for module in modules)
+        if room.exists() and not named:
+            lost.append(str(path.relative_to(REPOSITORY)))
+    assert not lost
 
 
 def test_the_package_hands_on_every_chapter():
@@ -170,7 +226,7 @@ def test_a_lesson_has_the_anatomy_of_a_lesson(path):
     assert text.count("**Pitfall") >= 4
     assert text.count("**Check yourself.**") >= 5
     assert text.count("<details><summary>Answer</summary>") == text.count("**Check yourself.**")
-    assert any("nbval-ignore-output" in cell.metadata.get("tags", []) and "interact(" in cell.source for cell in cells)
+    assert any("interact(" in cell.source for cell in cells)
 
 
 def test_every_lesson_is_on_the_start_page_and_in_the_readme():

@@ -3,8 +3,8 @@
     uv run --all-groups tools/rewrite_notebooks.py                                 # everything
     uv run --all-groups tools/rewrite_notebooks.py notebooks/01_basics.ipynb       # one of them
 
-Run it after every change to a notebook or to code that a notebook shows. Outputs are committed because strict nbval
-compares with them, and because a code host shows them.
+Run it after every change to a notebook or to code that a notebook shows. Outputs are committed because nbval compares
+with them (numbers within a tolerance, see compare_outputs.py), and because a code host shows them.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from compare_outputs import WIDGET_VIEW
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -33,8 +34,8 @@ RUN_ENVIRONMENT = {
     "ATEN_CPU_CAPABILITY": "avx2",  # the same vector code on old and new processors
     "ONEDNN_MAX_CPU_ISA": "AVX2",
 }
-KEPT_CELL_METADATA = ("tags", "nbgrader", "deletable", "editable")
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+# "course" holds how outputs are compared: a cell's tolerance, or why its output is ignored (compare_outputs.py).
+KEPT_CELL_METADATA = ("course", "deletable", "editable", "mystnb", "nbgrader", "tags")
 
 
 def sources() -> list[Path]:
@@ -53,7 +54,7 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
     )
     count = 0
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA})
+        cell.metadata = _kept_metadata(cell.metadata)
         if cell.cell_type != "code":
             continue
         executed = cell.execution_count is not None
@@ -61,6 +62,14 @@ def normalise(notebook: NotebookNode) -> NotebookNode:
         cell.execution_count = count if executed else None
         cell.outputs = _normalise_outputs(cell.outputs, cell.execution_count)
     return notebook
+
+
+def _kept_metadata(metadata: NotebookNode) -> NotebookNode:
+    kept = {name: value for name, value in metadata.items() if name in KEPT_CELL_METADATA}
+    # JupyterLab stores here what is folded at the moment; only folded source is meant to stay.
+    if metadata.get("jupyter", {}).get("source_hidden"):
+        kept["jupyter"] = {"source_hidden": True}
+    return nbformat.from_dict(kept)
 
 
 def _normalise_outputs(outputs: list[NotebookNode], execution_count: int | None) -> list[NotebookNode]:

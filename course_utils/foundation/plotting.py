@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 import sys
 import warnings
@@ -14,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from course_utils.foundation.arguments import check_choice
+from course_utils.foundation.figure_description import describe_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def _figure_class() -> type[Figure]:
             return figure_png(self)
 
         def __repr__(self) -> str:
-            return f"<Figure with {len(self.axes)} axes>"
+            return describe_figure(self)  # stands beside the picture in a notebook, as its text
 
     if "IPython" in sys.modules:
         from IPython import get_ipython
@@ -173,8 +173,8 @@ def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (6.0, 3.6)) -> t
     return figure, axes[0]
 
 
-def finish(figure: Figure, save_path: str | os.PathLike | None = None) -> Figure:
-    """Last step of a plotting function: see to texts that cannot be shown, save if asked, hand the figure back.
+def finish(figure: Figure) -> Figure:
+    """Last step of a plotting function: see to texts that cannot be shown, and hand the figure back.
 
     A formula that does not parse is shown as the text it is; characters that no font has are warned of.
     """
@@ -189,8 +189,6 @@ def finish(figure: Figure, save_path: str | os.PathLike | None = None) -> Figure
             "Install one, for example Noto Sans CJK SC, and restart the kernel.",
             stacklevel=4,
         )
-    if save_path is not None:
-        figure.savefig(save_path, bbox_inches="tight")
     return figure
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from course_utils.foundation.arguments import check_count, check_number
-from course_utils.foundation.plotting import PALETTE, course_style, finish, new_figure
+from course_utils.foundation.html import render
+from course_utils.foundation.plotting import PALETTE, course_style, figure_png, finish, new_figure
 from course_utils.homework.comparison import Comparison
-from course_utils.homework.fairness import requirements
-from course_utils.homework.files import write_new
-from course_utils.homework.plotting import UNITS
-from course_utils.homework.statistics import t_interval
+from course_utils.homework.metrics import METRICS
+from course_utils.homework.results import requirements, t_interval
+from course_utils.homework.storage import write_new
 from course_utils.homework.submission import check_submission
 
 if TYPE_CHECKING:
@@ -55,41 +55,51 @@ class ClassReport:
         return f"ClassReport({len(self.table)} submissions, {len(self.problems)} files with problems)"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.table.round(4).to_html(index=False)}"
+        return render("homework/templates/preview.html", text=repr(self), table=self.table, limit=50)
 
-    def plot_best(self, *, save_path: str | os.PathLike | None = None) -> Figure:
+    def plot_best(self) -> Figure:
         """Everybody's best setting: its mean on validation (circle) and on test (diamond), one panel a kind of task."""
-        return _plot_class(self, _draw_best, "Everybody's best setting", "", save_path)
+        return _plot_class(self, _draw_best, "Everybody's best setting", "")
 
-    def plot_effects(self, *, save_path: str | os.PathLike | None = None) -> Figure:
+    def plot_effects(self) -> Figure:
         """How much the settings matter: everybody's best minus worst setting, paired by seed, with 95 % t-intervals."""
-        return _plot_class(self, _draw_effect, "Best minus worst setting, validation", "difference of ", save_path)
+        return _plot_class(self, _draw_effect, "Best minus worst setting, validation", "difference of ")
 
-    def plot_seeds(self, *, save_path: str | os.PathLike | None = None) -> Figure:
+    def plot_seeds(self) -> Figure:
         """How much the seeds matter: every run of everybody's best setting, on validation."""
-        return _plot_class(self, _draw_seeds, "Runs of the best setting, validation", "", save_path)
+        return _plot_class(self, _draw_seeds, "Runs of the best setting, validation", "")
 
-    def report(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    def report(self, path: str | os.PathLike) -> None:
         """Write one HTML page that needs no other file.
 
         Raises:
-            FileExistsError: `path` holds something else, and `overwrite` is False.
+            FileExistsError: `path` holds something else.
         """
-        from course_utils.homework.pages import class_page
+        figures = [{"png": figure_png(figure), "note": note} for figure, note in self._figures()]
+        page = render("homework/templates/class.html", title="The class", report=self, figures=figures)
+        write_new(path, page.encode())
 
-        write_new(path, class_page(self).encode(), overwrite=overwrite)
+    def _figures(self) -> list[tuple[Figure, str]]:
+        """The page's figures, each with a text for those who cannot see it."""
+        if not len(self.table):
+            return []
+        return [
+            (self.plot_best(), "Validation and test figure of everybody's best setting; the table has them."),
+            (self.plot_effects(), "Best minus worst setting of everybody, with 95 % intervals."),
+            (self.plot_seeds(), "The runs of everybody's best setting, one dot a seed."),
+        ]
 
-    def to_csv(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    def to_csv(self, path: str | os.PathLike) -> None:
         """Write the table, and below it the files with problems, as CSV in UTF-8.
 
         Raises:
-            FileExistsError: `path` holds something else, and `overwrite` is False.
+            FileExistsError: `path` holds something else.
         """
         bad = pd.DataFrame({"file": list(self.problems), "problems": ["; ".join(p) for p in self.problems.values()]})
         table = pd.concat([self.table, bad], ignore_index=True) if len(bad) else self.table
         # Spreadsheets run what begins with one of these signs as a formula, and names are written by others.
         safe = table.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t")) else v)
-        write_new(path, safe.to_csv(index=False).encode("utf-8-sig"), overwrite=overwrite)
+        write_new(path, safe.to_csv(index=False).encode("utf-8-sig"))
 
 
 def collect_class(
@@ -157,9 +167,7 @@ Draw = Callable[["Axes", int, Comparison], None]
 
 
 @course_style()
-def _plot_class(
-    report: ClassReport, draw: Draw, title: str, quantity: str, save_path: str | os.PathLike | None
-) -> Figure:
+def _plot_class(report: ClassReport, draw: Draw, title: str, quantity: str) -> Figure:
     """One panel for each data set and metric, one row for each submission."""
     if not len(report.table):
         raise ValueError("there is no submission in order, so there is nothing to draw")
@@ -173,11 +181,11 @@ def _plot_class(
         ax.set_yticks(range(len(rows)), names, fontsize=9, parse_math=False)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(axis="y", visible=False)
-        ax.set(title=f"{title}: {data}", xlabel=quantity + UNITS[metric])
+        ax.set(title=f"{title}: {data}", xlabel=quantity + METRICS[metric])
         if ax.get_legend_handles_labels()[0]:
             handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each label once
             ax.legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(1, 1))
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 def _short(text: str) -> str:

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import os
-import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from course_utils.foundation.arguments import check_choice, check_count, describe_value
+from course_utils.foundation.arguments import check_choice
+from course_utils.foundation.html import render
+from course_utils.foundation.plotting import figure_png
 from course_utils.foundation.progress import progress_bar
-from course_utils.homework.batched import can_be_batched
-from course_utils.homework.document import (
-    MAX_AUTHOR,
-    MAX_BYTES,
-    BadDocument,
-    from_document,
-    plain_setting,
-    summary_differences,
-    to_document,
+from course_utils.homework import plotting
+from course_utils.homework.data import PARTS, TEST_SIZE, DataSplits, load_splits
+from course_utils.homework.metrics import METRICS
+from course_utils.homework.results import ComparedRuns, requirements
+from course_utils.homework.runs import (
+    ENGINES,
+    Item,
+    RunRecord,
+    check_engine,
+    check_seeds,
+    one_thread,
+    plan_jobs,
+    spread,
 )
-from course_utils.homework.files import parse_json, read_limited, to_json, write_new
-from course_utils.homework.journal import Journal
-from course_utils.homework.measuring import METRICS, higher_is_better
-from course_utils.homework.parts import PARTS, Task, load_task
-from course_utils.homework.running import ENGINES, Item, RunRecord, logged_epochs, one_thread, plan_jobs, spread
-from course_utils.homework.settings import NAMES, Setting, expand_grid
-from course_utils.homework.statistics import explained_variance, is_full_grid, summarize
+from course_utils.homework.settings import expand_grid
+from course_utils.homework.storage import Journal, from_bytes, read_limited, setting_to_json, to_bytes, write_new
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -85,69 +81,42 @@ def compare(
     ['setting', 'lr', 'seed', 'train_accuracy', 'validation_accuracy', 'test_accuracy']
     """
     settings, seeds = expand_grid(grid, epochs=epochs), check_seeds(seeds)
-    check_choice(metric, "metric", METRICS)
+    check_choice(metric, "metric", tuple(METRICS))
     check_choice(engine, "engine", ENGINES)
     check_engine(settings, engine)
-    task = load_task(data, validation)
+    splits = load_splits(data, validation)
     items = [Item(number, setting, seed) for number, setting in enumerate(settings) for seed in seeds]
-    described = {
-        "data": task.name,
-        "data_digest": task.digest,
+    compared = {
+        "data": splits.name,
+        "data_digest": splits.digest,
         "metric": metric,
         "validation": validation,
         "engine": engine,
     }
     if log is None:
-        records = _run(task, items, engine, metric, progress)
+        records = _train(splits, items, engine, metric, progress)
     else:
-        fingerprint = described | {"settings": [plain_setting(s) for s in settings], "seeds": list(seeds)}
-        with Journal(log, fingerprint) as journal:
-            records = _run(task, items, engine, metric, progress, journal)
-    sizes = tuple(len(task.folds(seeds[0])[0][name][1]) for name in PARTS)
+        header = compared | {"settings": [setting_to_json(setting) for setting in settings], "seeds": list(seeds)}
+        with Journal(log, header) as journal:
+            records = _train(splits, items, engine, metric, progress, journal)
     ordered = tuple(records[item.number, item.seed] for item in items)
-    return Comparison(settings=tuple(settings), seeds=seeds, records=ordered, sizes=sizes, **described)
+    return Comparison(tuple(settings), seeds, ordered, splits.sizes(seeds[0]), **compared)
 
 
-def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(seeds, (list, tuple, range)):
-        return tuple(range(check_count(seeds, "seeds")))
-    if not seeds:
-        raise ValueError("seeds is empty; give at least one seed, for a fair comparison five or more")
-    checked = tuple(check_count(seed, "each seed", minimum=0) for seed in seeds)
-    if max(checked) >= 2**32:
-        raise ValueError(f"each seed must be less than 2**32, but one is {max(checked)}")
-    if len(set(checked)) < len(checked):
-        raise ValueError(f"seeds must differ from each other, but are {describe_value(seeds)} with repetitions")
-    return checked
-
-
-def check_engine(settings: Sequence[Setting], engine: str) -> None:
-    """Raise for settings that the batched engine was asked to train but cannot; warn where "auto" avoids it."""
-    refused = {reason: None for setting in settings if (reason := can_be_batched(setting))}
-    if not refused or engine == "loop":
-        return
-    if engine == "batched":
-        raise ValueError(f"engine 'batched' cannot train this grid: {'; '.join(refused)}; use 'auto' or 'loop'")
-    count = sum(can_be_batched(setting) is not None for setting in settings)
-    warnings.warn(
-        f"{count} of {len(settings)} settings are trained one run after the other: {'; '.join(refused)}", stacklevel=3
-    )
-
-
-def _run(
-    task: Task, items: Sequence[Item], engine: str, metric: str, progress: bool, journal: Journal | None = None
+def _train(
+    splits: DataSplits, items: Sequence[Item], engine: str, metric: str, progress: bool, journal: Journal | None = None
 ) -> dict[tuple[int, int], RunRecord]:
     """The records of all items by (setting, seed): those of the journal, and the others trained now."""
     done = dict(journal.records) if journal else {}
-    # Planned for all runs, so that a comparison that goes on trains the rest in the company that it had before.
-    plan = ([item for item in job if (item.number, item.seed) not in done] for job in plan_jobs(task, items, engine))
+    # Planned for all runs: those that are left are trained with the same neighbours as in a call without interruption.
+    plan = ([item for item in job if (item.number, item.seed) not in done] for job in plan_jobs(splits, items, engine))
     jobs = [job for job in plan if job]
     with (
         one_thread(),
         progress_bar(total=len(items), description="comparing", unit="run", enabled=progress) as bar,
     ):
         bar.update(len(done))
-        for records in spread(task, jobs, engine, metric):
+        for records in spread(splits, jobs, engine, metric):
             if journal:
                 journal.append(records)
             done |= {(record.setting, record.seed): record for record in records}
@@ -155,266 +124,70 @@ def _run(
     return done
 
 
-@dataclass(frozen=True)
-class Best:
-    """The setting with the best validation metric, and what that is worth.
-
-    Attributes:
-        setting: its number in the grid.
-        values: the hyperparameters.
-        metric: the name of the metric of the following figures, which are means over the seeds.
-        validation: on the validation part, by which the setting was chosen.
-        test: on the test part, which had no say.
-        optimism: validation − test. It holds two things. Who chooses the best of many figures chooses luck as well, so
-            the validation figure is flattered. And the test part may happen to be easier or harder than the others,
-            which all settings have in common.
-        tied: numbers of the other settings that cannot be told apart from it.
-    """
-
-    setting: int
-    values: Setting
-    metric: str
-    validation: float
-    test: float
-    optimism: float
-    tied: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"setting {self.setting}: {self.metric} {self.validation:.4f} on validation, {self.test:.4f} on test, "
-            f"optimism {self.optimism:+.4f}; {len(self.tied)} other setting(s) cannot be told apart from it"
-        )
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Comparison:
-    """The result of `compare`.
+class Comparison(ComparedRuns):
+    """The result of `compare`: all tables of the runs, their figures, and ways to keep and to show them.
 
-    Attributes:
-        settings: the grid, in order; a setting's number is its place here.
-        seeds: of the runs of each setting.
-        records: one for each run, setting by setting and in each seed by seed.
-        sizes: the numbers of training, validation and test samples; with folds, of the first one.
-        data: the name of the data set; None for the caller's own.
-        data_digest: SHA-256 of the data.
-        metric, validation, engine: as given to `compare`.
-        author: who handed it in, if the file says so.
+    Its fields are those of `ComparedRuns`: settings, seeds, records, sizes, data, data_digest, metric, validation,
+    engine and author.
     """
 
-    settings: tuple[Setting, ...]
-    seeds: tuple[int, ...]
-    records: tuple[RunRecord, ...] = field(repr=False)
-    sizes: tuple[int, int, int]
-    data: str | None
-    data_digest: str
-    metric: str
-    validation: str
-    engine: str
-    author: str | None = None
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __repr__(self) -> str:
-        return (
-            f"Comparison({len(self.settings)} settings × {len(self.seeds)} seeds on {self.data or 'own data'}, "
-            f"{self.metric}, {self.validation})"
-        )
+    plot_curves = plotting.plot_curves
+    plot_heatmap = plotting.plot_heatmap
+    plot_seeds = plotting.plot_seeds
+    plot_importance = plotting.plot_importance
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.summary().head(10).round(4).to_html(index=False)}"
+        return render("homework/templates/preview.html", text=repr(self), table=self.summary(), limit=10)
 
-    @property
-    def varied(self) -> tuple[str, ...]:
-        """The names that differ between settings."""
-        return tuple(name for name in NAMES if len({getattr(setting, name) for setting in self.settings}) > 1)
-
-    @property
-    def one_by_one(self) -> dict[int, str]:
-        """The settings that engine "auto" left to the loop: number → the reason."""
-        reasons = {number: can_be_batched(setting) for number, setting in enumerate(self.settings)}
-        return {number: reason for number, reason in reasons.items() if reason and self.engine == "auto"}
-
-    def values_of(self, number: int) -> dict[str, Any]:
-        """The varied values of a setting as a table shows them.
-
-        Networks with several hidden layers, or beside such ones, are text ("16-16"); so is the full batch ("full").
-        """
-        return {name: self._shown(name, getattr(self.settings[number], name)) for name in self.varied}
-
-    def _shown(self, name: str, value: Any) -> Any:
-        if name == "batch_size" and value is None:
-            return "full"
-        if name != "hidden_features":
-            return value
-        only_one_layer = all(len(setting.hidden_features) == 1 for setting in self.settings)
-        return value[0] if only_one_layer else "-".join(map(str, value))
-
-    def label(self, number: int) -> str:
-        """A setting in a legend, by what is varied."""
-        shown = (
-            f"{name} {v:g}" if isinstance(v, float) else f"{name} {v}" for name, v in self.values_of(number).items()
-        )
-        return ", ".join(shown) or "the only setting"
-
-    @cached_property
-    def runs(self) -> pd.DataFrame:
-        """One row a run.
-
-        setting, its varied values, seed, {train,validation,test}_{metric}, diverged, seconds, versions.
-
-        A loss that is not finite is NaN. The seconds of runs that were trained together are equal shares.
-        """
-        rows = [
-            {"setting": record.setting, **self.values_of(record.setting), "seed": record.seed}
-            | {f"{part}_{self.metric}": getattr(record, part) for part in PARTS}
-            | {"diverged": record.diverged, "seconds": record.seconds, "versions": record.versions}
-            for record in self.records
-        ]
-        return pd.DataFrame(rows)
-
-    @cached_property
-    def curves(self) -> pd.DataFrame:
-        """The training loss, nats per sample, dropout active: setting, seed, epoch (from 1), loss (NaN if not finite).
-
-        At most 100 epochs of each run, evenly spread.
-        """
-        epochs = [logged_epochs(self.settings[record.setting].epochs) for record in self.records]
-        lengths = [len(own) for own in epochs]
-        return pd.DataFrame(
-            {
-                "setting": np.repeat([record.setting for record in self.records], lengths),
-                "seed": np.repeat([record.seed for record in self.records], lengths),
-                "epoch": np.concatenate(epochs),
-                "loss": np.concatenate([record.losses for record in self.records]),
-            }
-        )
-
-    def matrix(self, part: str = "validation") -> np.ndarray:
-        """The metric on a part, (settings, seeds)."""
-        check_choice(part, "part", PARTS)
-        return np.array([getattr(record, part) for record in self.records]).reshape(len(self.settings), -1)
-
-    def summary(self) -> pd.DataFrame:
-        """One row a setting, the best first, by the validation metric.
-
-        Columns: setting, its varied values; mean and std (n − 1) over the n seeds; low and high, the ends of the 95 %
-        t-interval mean ± t(0.975; n − 1)·std/√n; n; diverged, the number of diverged runs; rank; p_value;
-        tied_with_best.
-
-        A setting with diverged runs ranks behind all settings with fewer of them. p_value is of the paired t-test of
-        a setting against the best one, seed by seed, corrected for their number after Holm (1979). Where it is 0.05 or
-        more, or missing as with a single seed, the data cannot tell the two apart: tied_with_best. Because the best
-        one was chosen by the same figures, a p_value near 0.05 is weak evidence. All of this is about seeds and splits
-        of one data set; the splits overlap, so other data can differ by more than the intervals say.
-        """
-        diverged = np.array([record.diverged for record in self.records]).reshape(len(self.settings), -1)
-        table = summarize(self.matrix(), diverged, higher_is_better=higher_is_better(self.metric))
-        values = pd.DataFrame([self.values_of(number) for number in table["setting"]], index=table.index)
-        return pd.concat([table[["setting"]], values, table.drop(columns="setting")], axis=1)
-
-    def best(self) -> Best:
-        """The setting with the best mean validation metric, reported on the test part, with its optimism."""
-        table = self.summary()
-        number = int(table["setting"][0])
-        validation, test = (float(self.matrix(part)[number].mean()) for part in ("validation", "test"))
-        tied = tuple(int(other) for other in table["setting"][1:][table["tied_with_best"][1:]])
-        return Best(number, self.settings[number], self.metric, validation, test, validation - test, tied)
-
-    def importance(self) -> pd.Series:
-        """Which share of the variance of the validation metric over all runs each varied name explains.
-
-        With v(s, k) of setting s and seed k, m the mean of all and m(s) that of a setting:
-        the total is Σ (v(s, k) − m)². A name's main effect is Σ over its values of n·(mean of the n runs with this
-        value − m)². "interactions" is K·Σ (m(s) − m)², over K seeds, less all main effects: what depends on several
-        names together. "seeds" is the rest: what differs between runs of one setting. In a full grid the parts are
-        orthogonal and add up to 1 (the analysis of variance of a factorial design, Fisher 1935).
-
-        Returns:
-            Shares with the names as index, the largest main effect first; all NaN if all runs gave the same.
-
-        Raises:
-            ValueError: the settings are no full grid, only one of them, or a run has no finite metric.
-        """
-        if not self.varied:
-            raise ValueError("the comparison has a single setting, so nothing is varied")
-        settings = [self.values_of(number) for number in range(len(self.settings))]
-        if not is_full_grid(settings):
-            raise ValueError(
-                "the importance is defined for a full grid, where every combination of the values was run; "
-                "give compare one dict with all values"
-            )
-        values = self.matrix()
-        if np.isnan(values).any():
-            raise ValueError(
-                f"{int(np.isnan(values).sum())} run(s) diverged, and their {self.metric} is no number; "
-                "compare by accuracy, or leave out what diverges"
-            )
-        effects, interactions, seeds = explained_variance(settings, values)
-        sorted_effects = dict(sorted(effects.items(), key=lambda item: -item[1]))
-        return pd.Series(sorted_effects | {"interactions": interactions, "seeds": seeds}, name="share of variance")
-
-    def plot_curves(self, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None) -> Figure:
-        """The training loss of the best settings, at most 8: median over the seeds, and the range of all seeds."""
-        from course_utils.homework.plotting import plot_curves
-
-        return plot_curves(self, ax=ax, save_path=save_path)
-
-    def plot_heatmap(
-        self, x: str | None = None, y: str | None = None, *, save_path: str | os.PathLike | None = None
-    ) -> Figure:
-        """The mean validation metric for each pair of values of two names, over everything else.
-
-        Args:
-            x, y: varied names; None takes those with the most values.
-            save_path: also write the figure there.
-        """
-        from course_utils.homework.plotting import plot_heatmap
-
-        return plot_heatmap(self, x, y, save_path=save_path)
-
-    def plot_seeds(self, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None) -> Figure:
-        """Each run of the best settings, at most 25, with the mean and its 95 % interval."""
-        from course_utils.homework.plotting import plot_seeds
-
-        return plot_seeds(self, ax=ax, save_path=save_path)
-
-    def plot_importance(self, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None) -> Figure:
-        """`importance` as bars."""
-        from course_utils.homework.plotting import plot_importance
-
-        return plot_importance(self, ax=ax, save_path=save_path)
-
-    def report(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    def report(self, path: str | os.PathLike) -> None:
         """Write one HTML page that needs no other file: the conclusion, the tables, the figures with texts.
 
         Raises:
-            FileExistsError: `path` holds something else, and `overwrite` is False.
+            FileExistsError: `path` holds something else.
         """
-        from course_utils.homework.pages import comparison_page
+        page = render(
+            "homework/templates/comparison.html",
+            title=f"Comparison of {len(self.settings)} settings on {self.data or 'unnamed data'}",
+            comparison=self,
+            sizes=[f"{size:,} {name}" for name, size in zip(PARTS, self.sizes, strict=True)],
+            test_size=f"{TEST_SIZE:.0%}",
+            unmet=requirements(self),
+            best=self.best(),
+            table=self.summary(),
+            figures=[{"png": figure_png(figure), "note": note} for figure, note in self._figures()],
+            versions=dict.fromkeys(record.versions for record in self.records),
+            trained_alone=Counter(self.one_by_one.values()),
+        )
+        write_new(path, page.encode())
 
-        write_new(path, comparison_page(self).encode(), overwrite=overwrite)
+    def _figures(self) -> list[tuple[Figure, str]]:
+        """The report's figures, each with a text for those who cannot see it."""
+        best = self.best()
+        top = self.label(best.setting)
+        seeds = f"Validation {self.metric} of each run, best setting first: {top}, mean {best.validation:.4f}."
+        curves = f"Training loss against the epoch for the best settings; rank 1 is {top}."
+        heatmap = f"Mean validation {self.metric} by the two names with the most values, as numbers and colours."
+        figures = [(self.plot_seeds(), seeds), (self.plot_curves(), curves)]
+        if self.varied:
+            figures.append((self.plot_heatmap(), heatmap))
+        if self.why_no_importance() is None:
+            shares = self.importance().dropna()
+            listed = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+            figures.append((self.plot_importance(), f"Shares of the variance explained: {listed or 'none'}."))
+        return figures
 
-    def save(self, path: str | os.PathLike, *, author: str | None = None, overwrite: bool = False) -> None:
+    def save(self, path: str | os.PathLike, *, author: str | None = None) -> None:
         """Write one JSON file, to be handed in and to be loaded again.
 
         Args:
             path: of the file.
             author: who hands it in, at most 200 characters; None keeps what was loaded.
-            overwrite: replace a file of other contents.
 
         Raises:
-            FileExistsError: `path` holds something else, and `overwrite` is False.
+            FileExistsError: `path` holds something else.
         """
-        author = self.author if author is None else author
-        if author is not None and not (isinstance(author, str) and 0 < len(author) <= MAX_AUTHOR):
-            raise ValueError(
-                f"author must be a text of at most {MAX_AUTHOR} characters, but is {describe_value(author)}"
-            )
-        content = (to_json(to_document(self, author)) + "\n").encode()
-        if len(content) > MAX_BYTES:
-            raise ValueError(f"the file would have more than {MAX_BYTES / 2**20:g} MiB; compare fewer runs at a time")
-        write_new(path, content, overwrite=overwrite)
+        write_new(path, to_bytes(self, self.author if author is None else author))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Comparison:
@@ -427,15 +200,6 @@ class Comparison:
         if not os.path.exists(path):
             raise FileNotFoundError(f"there is no file {path}")
         try:
-            return cls.from_content(read_limited(path, MAX_BYTES))
+            return cls(**from_bytes(read_limited(path)))
         except ValueError as error:
             raise ValueError(f"{path} cannot be loaded: {error}") from None
-
-    @classmethod
-    def from_content(cls, content: bytes) -> Comparison:
-        """The comparison that the bytes of a file describe. Raises ValueError if they describe none."""
-        document = parse_json(content)
-        comparison = cls(**from_document(document))
-        if problems := summary_differences(document, comparison):
-            raise BadDocument(problems)
-        return comparison

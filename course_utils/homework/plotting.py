@@ -2,89 +2,94 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
-from course_utils.homework.measuring import higher_is_better
+from course_utils.homework.metrics import METRICS, higher_is_better
+from course_utils.homework.results import ComparedRuns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from course_utils.homework.comparison import Comparison
-
 MAX_CURVES = 8  # one for each colour of the palette
 MAX_ROWS = 25
-UNITS = {"accuracy": "accuracy", "loss": "loss (nats per sample)", "f1_macro": "macro F1"}
+MAX_WRITTEN = 20  # rows or columns of a heatmap whose cells have room for a number
 
 
 @course_style()
-def plot_curves(
-    comparison: Comparison, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_curves(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
+    """The training loss of the best settings, at most 8: median over the seeds, and the range of all seeds."""
     numbers = comparison.summary()["setting"].tolist()
     shown = numbers[:MAX_CURVES]
-    # Beside the axes, and long labels need room.
-    figure, ax = axes_or_new(ax, size=(9.0, 4.2))
-    curves = comparison.curves
-    ends = []
-    for i, number in enumerate(shown):
-        own = curves[curves["setting"] == number].pivot(index="epoch", columns="seed", values="loss")  # (epochs, seeds)
-        style = {"color": PALETTE[i % len(PALETTE)], "zorder": 3 - i / 10}
-        marks = {"marker": MARKERS[i % len(MARKERS)], "markevery": (i, max(1, len(own) // 8)), "markersize": 5}
-        ax.fill_between(own.index, own.min(axis=1), own.max(axis=1), alpha=0.12, linewidth=0, color=style["color"])
-        ax.plot(own.index, own.median(axis=1), label=f"{i + 1}. {comparison.label(number)}", **style, **marks)
-        ends.append(own)
-    lowest = min((float(own[own > 0].min().min()) for own in ends if (own > 0).any().any()), default=0.0)
-    if lowest > 0:
+    figure, ax = axes_or_new(ax, size=(9.0, 4.2))  # wide: the legend stands beside the axes, and its labels are long
+    curves = [comparison.curves_of(number) for number in shown]  # (epochs, seeds) each
+    for i, (number, curve) in enumerate(zip(shown, curves, strict=True)):
+        style = {"color": PALETTE[i], "label": f"{i + 1}. {comparison.label(number)}", "zorder": 3 - i / 10}
+        marks = {"marker": MARKERS[i], "markevery": (i, max(1, len(curve) // 8)), "markersize": 5}
+        ax.fill_between(curve.index, curve.min(axis=1), curve.max(axis=1), alpha=0.12, linewidth=0, color=PALETTE[i])
+        ax.plot(curve.index, curve.median(axis=1), **style, **marks)
+    losses = np.concatenate([curve.to_numpy().ravel() for curve in curves])
+    if (losses > 0).any():
         ax.set_yscale("log")
     title = "Training loss" if len(shown) == len(numbers) else f"Training loss of the {len(shown)} best settings"
     ax.set(xlabel="epoch", ylabel="training loss (nats per sample)", title=f"{title}: median and range of the seeds")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="by validation rank", fontsize=9)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_heatmap(
-    comparison: Comparison, x: str | None, y: str | None, *, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_heatmap(comparison: ComparedRuns, x: str | None = None, y: str | None = None) -> Figure:
+    """The mean validation metric for each pair of values of two names, over everything else.
+
+    Args:
+        comparison: two or more settings.
+        x, y: varied names; None takes those with the most values.
+    """
+    import seaborn
     from matplotlib.colors import LogNorm, Normalize
 
     x, y = _axes_names(comparison, x, y)
-    rows = comparison.runs[[f"validation_{comparison.metric}"]].copy()
-    rows["x"] = comparison.runs[x] if x else ""
-    rows["y"] = comparison.runs[y] if y else ""
-    means = rows.groupby(["y", "x"], sort=False)[f"validation_{comparison.metric}"].mean().unstack()
-    means = means.loc[_in_order(means.index), _in_order(means.columns)]
-    figure, (ax,) = new_figure(size=(2.6 + 0.9 * means.shape[1], 1.7 + 0.55 * means.shape[0]))
-    values = means.to_numpy(dtype=float)
-    finite = values[np.isfinite(values)]
+    means = _means_by_value(comparison, x, y)
+    has_room = max(means.shape) <= MAX_WRITTEN
+    rows, columns = means.shape if has_room else (MAX_WRITTEN / 2, MAX_WRITTEN / 2)
+    figure, (ax,) = new_figure(size=(2.6 + 0.9 * columns, 1.7 + 0.55 * rows))
+    finite = means.to_numpy()[np.isfinite(means.to_numpy())]
     # Without finite values there is nothing to scale; with a single one matplotlib would divide by zero.
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     high = high if high > low else low + 1e-9
-    norm = LogNorm(low, high) if _spans_decades(finite) else Normalize(low, high)
-    image = ax.imshow(values, aspect="auto", norm=norm)
-    for row, column in np.ndindex(*values.shape):
-        value = values[row, column]
-        if not np.isfinite(value):
-            ax.text(column, row, "–", ha="center", va="center", color="black")
-            continue
-        dark = norm(value) < 0.55  # the lower half of cividis is dark
-        text = f"{value:.3f}" if abs(value) < 100 else f"{value:.1e}"
-        ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=10)
-    ax.set_xticks(range(means.shape[1]), [_tick(value) for value in means.columns])
-    ax.set_yticks(range(means.shape[0]), [_tick(value) for value in means.index])
-    ax.set(xlabel=x or "", ylabel=y or "", title=f"Mean validation {UNITS[comparison.metric]}")
-    ax.grid(visible=False)
     better = "higher" if higher_is_better(comparison.metric) else "lower"
-    figure.colorbar(image, ax=ax, label=f"{better} is better")
-    return finish(figure, save_path)
+    seaborn.heatmap(
+        means,
+        ax=ax,
+        cmap="cividis",
+        norm=LogNorm(low, high) if _spans_decades(finite) else Normalize(low, high),
+        annot=means.map(lambda value: f"{value:.3f}" if abs(value) < 100 else f"{value:.1e}") if has_room else None,
+        fmt="",
+        annot_kws={"fontsize": 10},
+        cbar_kws={"label": f"{better} is better"},
+    )
+    for row, column in np.argwhere(means.isna().to_numpy()) if has_room else ():
+        ax.text(column + 0.5, row + 0.5, "–", ha="center", va="center")
+    ax.set(xlabel=x, ylabel=y or "", title=f"Mean validation {METRICS[comparison.metric]}")
+    ax.tick_params(axis="y", rotation=0)
+    ax.grid(visible=False)
+    return finish(figure)
 
 
-def _axes_names(comparison: Comparison, x: str | None, y: str | None) -> tuple[str, str | None]:
+def _means_by_value(comparison: ComparedRuns, x: str, y: str | None) -> pd.DataFrame:
+    """The mean validation metric, a row for each value of y (text), a column for each value of x."""
+    runs, metric = comparison.runs, f"validation_{comparison.metric}"
+    rows = pd.DataFrame({"x": runs[x], "y": runs[y] if y else "", "value": runs[metric]})
+    means = rows.groupby(["y", "x"], sort=False)["value"].mean().unstack()
+    means = means.loc[_in_order(means.index), _in_order(means.columns)]
+    return means.set_axis(map(_tick, means.index)).set_axis(map(_tick, means.columns), axis=1)
+
+
+def _axes_names(comparison: ComparedRuns, x: str | None, y: str | None) -> tuple[str, str | None]:
     """The names on the two axes; y is None if only one name is varied."""
     varied = comparison.varied
     if not varied:
@@ -105,7 +110,7 @@ def _spans_decades(values: np.ndarray) -> bool:
     return len(values) > 0 and values.min() > 0 and values.max() > 100 * values.min()
 
 
-def _in_order(values: object) -> list:
+def _in_order(values: pd.Index) -> list:
     """Numbers ascending, text in the order of the grid."""
     values = list(values)
     return sorted(values) if all(isinstance(value, (int, float)) for value in values) else values
@@ -116,21 +121,21 @@ def _tick(value: object) -> str:
 
 
 @course_style()
-def plot_seeds(comparison: Comparison, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None) -> Figure:
+def plot_seeds(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
+    """Each run of the best settings, at most 25, with the mean and its 95 % interval."""
     table = comparison.summary().head(MAX_ROWS)
     values = comparison.matrix()
     figure, ax = axes_or_new(ax, size=(8.5, 1.5 + 0.32 * len(table)))
     for place, row in enumerate(table.itertuples()):
-        own = values[row.setting]
-        own = own[np.isfinite(own)]
+        finite = values[row.setting][np.isfinite(values[row.setting])]
         color = PALETTE[0] if row.tied_with_best else "#777777"
         # Runs with equal figures are moved apart, so that their number can be seen.
-        spread = np.linspace(-0.22, 0.22, len(own)) if len(own) > 1 else np.zeros(len(own))
+        spread = np.linspace(-0.22, 0.22, len(finite)) if len(finite) > 1 else np.zeros(len(finite))
         if row.low == row.low:
             ax.plot([row.low, row.high], [place, place], color="black", linewidth=1.5, zorder=2)
         mean = {"marker": "D" if row.tied_with_best else "o", "markeredgecolor": "white", "markersize": 7}
         ax.plot(row.mean, place, color="black", zorder=5, **mean)
-        ax.scatter(own, place + spread, s=18, color=color, alpha=0.8, linewidth=0, zorder=4)
+        ax.scatter(finite, place + spread, s=18, color=color, alpha=0.8, linewidth=0, zorder=4)
         if row.diverged:
             where = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "center", "fontsize": 9}
             ax.annotate(f"{row.diverged} of {row.n} diverged", (0.99, place), **where)
@@ -142,16 +147,15 @@ def plot_seeds(comparison: Comparison, *, ax: Axes | None = None, save_path: str
     ax.set_yticks(range(len(table)), [comparison.label(number) for number in table["setting"]], fontsize=9)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
-    ax.set_xlabel(f"validation {UNITS[comparison.metric]}, one dot a seed")
+    ax.set_xlabel(f"validation {METRICS[comparison.metric]}, one dot a seed")
     title = "Mean and 95 % interval; diamond: cannot be told apart from the best"
     ax.set_title(title, fontsize=10.5)
-    return finish(figure, save_path)
+    return finish(figure)
 
 
 @course_style()
-def plot_importance(
-    comparison: Comparison, *, ax: Axes | None = None, save_path: str | os.PathLike | None = None
-) -> Figure:
+def plot_importance(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
+    """`ComparedRuns.importance` as bars."""
     shares = comparison.importance()
     figure, ax = axes_or_new(ax, size=(7.0, 1.4 + 0.42 * len(shares)))
     rest = ("interactions", "seeds")
@@ -163,6 +167,6 @@ def plot_importance(
     ax.grid(axis="y", visible=False)
     ax.set_xlim(0, 1.08)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    ax.set_xlabel(f"share of the variance of the validation {UNITS[comparison.metric].partition(' (')[0]}")
+    ax.set_xlabel(f"share of the variance of the validation {METRICS[comparison.metric].partition(' (')[0]}")
     ax.set_title("Main effects (blue), and the rest (grey)")
-    return finish(figure, save_path)
+    return finish(figure)

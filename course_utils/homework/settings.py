@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any
 
 from course_utils.foundation.arguments import check_choice, check_count, check_number, describe_value
+from course_utils.foundation.networks import ACTIVATIONS
 
-ACTIVATIONS = ("relu", "leaky_relu", "tanh", "sigmoid", "gelu", "silu")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 INITS = ("default", "xavier", "kaiming", "zeros")
 # Absurdly large. Larger products overflow float32, where torch.optim stops with an error of its own.
@@ -22,7 +22,8 @@ class Setting:
 
     Attributes:
         hidden_features: the widths of the hidden layers, first to last; an int means one hidden layer.
-        activation: after every hidden layer: "relu", "leaky_relu", "tanh", "sigmoid", "gelu" or "silu".
+        activation: after every hidden layer: "relu", "leaky_relu", "tanh", "sigmoid", "softplus",
+            "gelu" or "silu".
         dropout: probability that a hidden unit is switched off in training, in [0, 1).
         optimizer: "sgd", "momentum" and "nesterov" (SGD with momentum 0.9), "adam" or "adamw".
         lr: learning rate, > 0.
@@ -63,7 +64,7 @@ class Setting:
             raise ValueError(f"weight_decay must lie in [0, {MAX_WEIGHT_DECAY:g}), but is {self.weight_decay}")
         return {
             "hidden_features": _checked_widths(self.hidden_features),
-            "activation": check_choice(self.activation, "activation", ACTIVATIONS),
+            "activation": check_choice(self.activation, "activation", tuple(ACTIVATIONS)),
             "dropout": float(self.dropout),
             "optimizer": check_choice(self.optimizer, "optimizer", OPTIMIZERS),
             "lr": check_number(self.lr, "lr", above=0, below=MAX_LR),

@@ -9,16 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from course_utils.foundation.arguments import check_count, check_number
-from course_utils.homework.batched import can_be_batched
 from course_utils.homework.comparison import Comparison
-from course_utils.homework.document import MAX_BYTES, BadDocument, from_document, summary_differences
-from course_utils.homework.files import parse_json, read_limited
-from course_utils.homework.measuring import one_sample
-from course_utils.homework.networks import layer_sizes
-from course_utils.homework.parts import FOLDS, PARTS, Fold, Task, load_task
-from course_utils.homework.running import Item, RunRecord, run_job
+from course_utils.homework.data import FOLDS, PARTS, DataSplits, load_splits
+from course_utils.homework.engine.base import count_parameters, layer_sizes
+from course_utils.homework.engine.batched import can_be_batched
+from course_utils.homework.metrics import one_sample
+from course_utils.homework.runs import Item, RunRecord, run_job
 from course_utils.homework.settings import Setting
-from course_utils.homework.stacks import count_parameters
+from course_utils.homework.storage import BadDocument, from_bytes, read_limited
 
 MAX_SECONDS = 120  # estimated for one run; a class of thirty has to be checked in an evening
 SECONDS_A_STEP, SECONDS_AN_OPERATION = 2e-4, 2e-10
@@ -48,7 +46,7 @@ class Verdict:
 def validate_submission(
     path: str | os.PathLike, *, rerun: int = 3, tolerance: float = 1e-3, seed: int | None = None
 ) -> Verdict:
-    """Check a file that `Comparison.save` is said to have written. A bad file gives a verdict, never an exception.
+    """Check a file that was handed in as one of `Comparison.save`. A bad file gives a verdict, never an exception.
 
     In order: size and JSON; the keys and their values; every setting with every seed exactly once; figures that are
     possible, for an accuracy also whole numbers of samples; a summary and a curves digest that follow from the runs;
@@ -57,8 +55,9 @@ def validate_submission(
 
     A figure is reproduced if the loss, and each point of the curve, agrees to `tolerance`·max(1, loss), the accuracy
     to one sample, the F1 to what one sample can change. A run that does not agree is also run with inputs changed by
-    1e-7. Where these part, training is chaotic, and the rounding of another computer changes the result as well: then
-    the curve is compared up to there, and for the figures three times as much and ten times the spread is allowed.
+    1e-7. Where the curves of such runs separate, training is chaotic: the rounding of another computer would change
+    the result as much. Then the curve is compared only up to that point, and the figures may differ by three times
+    the usual tolerance plus ten times the spread of those runs.
 
     Args:
         path: of the file.
@@ -79,14 +78,11 @@ def validate_submission(
 def check_submission(
     path: str | os.PathLike, *, rerun: int, tolerance: float, seed: int | None
 ) -> tuple[Verdict, Comparison | None]:
-    """The verdict, and the comparison if the file describes one."""
+    """The verdict, and the comparison if the file is whole."""
     comparison = None
     try:
-        document = parse_json(read_limited(path, MAX_BYTES))
-        comparison = Comparison(**from_document(document))
-        problems = summary_differences(document, comparison)
-        if not problems:
-            problems = check_against_data(comparison, rerun=rerun, tolerance=tolerance, seed=seed)
+        comparison = Comparison(**from_bytes(read_limited(path)))
+        problems = check_against_data(comparison, rerun=rerun, tolerance=tolerance, seed=seed)
     except BadDocument as error:
         problems = error.problems
     except ValueError as error:
@@ -98,35 +94,34 @@ def check_submission(
 
 def check_against_data(comparison: Comparison, *, rerun: int, tolerance: float, seed: int | None) -> list[str]:
     if comparison.data is None:
-        return ["the comparison is on own data, so its runs cannot be repeated; hand in one on a named data set"]
-    task = load_task(comparison.data, comparison.validation)
-    fold = task.folds(comparison.seeds[0])[0]
-    if comparison.data_digest != task.digest:
+        return ["the data set has no name, so its runs cannot be repeated; hand in a comparison on a named one"]
+    splits = load_splits(comparison.data, comparison.validation)
+    if comparison.data_digest != splits.digest:
         return [f"the data are not the {comparison.data} data of this computer"]
-    if comparison.sizes != tuple(len(fold[name][1]) for name in PARTS):
+    if comparison.sizes != splits.sizes(comparison.seeds[0]):
         return ["the sizes of the parts are not those of this data set"]
-    problems = too_long(comparison, task) + broken_samples(comparison, task)
+    problems = too_long(comparison, splits) + broken_samples(comparison, splits)
     if problems or rerun == 0:
         return problems
     sample = random.Random(seed).sample(comparison.records, min(rerun, len(comparison.records)))
-    return [text for record in sample for text in not_reproduced(comparison, task, record, tolerance)]
+    return [text for record in sample for text in not_reproduced(comparison, splits, record, tolerance)]
 
 
-def estimated_seconds(setting: Setting, task: Task) -> float:
+def estimated_seconds(setting: Setting, splits: DataSplits) -> float:
     """About how long one run takes on one core."""
-    num_samples, in_features = task.folds(0)[0]["train"][0].shape
+    num_samples, in_features = splits.train_shape
     steps = -(-num_samples // min(setting.batch_size or num_samples, num_samples))
-    parameters = count_parameters(layer_sizes(setting, in_features, task.num_classes))
+    parameters = count_parameters(layer_sizes(setting, in_features, splits.num_classes))
     each_epoch = steps * SECONDS_A_STEP + 6 * num_samples * parameters * SECONDS_AN_OPERATION
     # Each step also updates every parameter, whatever the size of the batch.
     each_epoch += 10 * steps * parameters * SECONDS_AN_OPERATION
-    return setting.epochs * each_epoch * (FOLDS if task.validation == "repeated_kfold" else 1)
+    return setting.epochs * each_epoch * (FOLDS if splits.validation == "repeated_kfold" else 1)
 
 
-def too_long(comparison: Comparison, task: Task) -> list[str]:
+def too_long(comparison: Comparison, splits: DataSplits) -> list[str]:
     problems = []
     for number, setting in enumerate(comparison.settings):
-        seconds = estimated_seconds(setting, task)
+        seconds = estimated_seconds(setting, splits)
         if seconds > MAX_SECONDS:
             problems.append(
                 f"a run of setting {number} would take about {_duration(seconds)} to repeat, and more than "
@@ -139,9 +134,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 7200 else f"{seconds / 3600:,.0f} hours"
 
 
-def broken_samples(comparison: Comparison, task: Task) -> list[str]:
+def broken_samples(comparison: Comparison, splits: DataSplits) -> list[str]:
     """Accuracies that no whole number of right answers gives."""
-    if comparison.metric != "accuracy" or task.validation != "holdout":  # a mean over folds can be almost anything
+    if comparison.metric != "accuracy" or splits.validation != "holdout":  # a mean over folds can be almost anything
         return []
     problems = []
     for name, size in zip(PARTS, comparison.sizes, strict=True):
@@ -155,15 +150,15 @@ def broken_samples(comparison: Comparison, task: Task) -> list[str]:
     return problems
 
 
-def not_reproduced(comparison: Comparison, task: Task, claim: RunRecord, tolerance: float) -> list[str]:
+def not_reproduced(comparison: Comparison, splits: DataSplits, claim: RunRecord, tolerance: float) -> list[str]:
     """Run one run again. What of its claims does not come out?"""
     setting = comparison.settings[claim.setting]
     item = Item(claim.setting, setting, claim.seed)
-    found = repeat(task, item, comparison.metric)
-    allowed = _allowed(comparison, task, claim, found, tolerance)
+    found = repeat(splits, item, comparison.metric)
+    allowed = _allowed(comparison, splits, claim, found, tolerance)
     if not _disagreements(claim, found, allowed):
         return []
-    copies = [_figures(repeat(shaken(task, i), item, comparison.metric)) for i in range(COPIES)]
+    copies = [_figures(repeat(perturbed(splits, i), item, comparison.metric)) for i in range(COPIES)]
     allowed = _allowed_in_chaos(_figures(found), np.stack(copies), allowed)
     where = f"the run of setting {claim.setting}, seed {claim.seed} is not reproduced: "
     return [where + text for text in _disagreements(claim, found, allowed)]
@@ -174,7 +169,7 @@ def _allowed_in_chaos(found: np.ndarray, copies: np.ndarray, allowed: np.ndarray
 
     Args:
         found: (F,) as `_figures` gives them.
-        copies: (COPIES, F) the same of runs with inputs that hardly differ.
+        copies: (COPIES, F) the same of runs with slightly perturbed inputs.
         allowed: (F,) before.
     """
     spread = np.abs(copies - found)
@@ -184,18 +179,18 @@ def _allowed_in_chaos(found: np.ndarray, copies: np.ndarray, allowed: np.ndarray
     if not apart.any():
         return allowed
     widened = 3 * allowed + 10 * spread
-    # Differences grow exponentially: from where the copies part on, the curve is another one.
+    # Differences grow exponentially: behind the first point where the copies separate, the curve is another one.
     widened[len(PARTS) :][np.maximum.accumulate(apart[len(PARTS) :])] = np.inf
     return widened
 
 
-def repeat(task: Task, item: Item, metric: str) -> RunRecord:
-    return run_job(task, [item], can_be_batched(item.setting) is None, metric)[0]
+def repeat(splits: DataSplits, item: Item, metric: str) -> RunRecord:
+    return run_job(splits, [item], can_be_batched(item.setting) is None, metric)[0]
 
 
-def shaken(task: Task, seed: int) -> Task:
-    noise = np.random.default_rng(seed).standard_normal(task.x.shape).astype(task.x.dtype)
-    return replace(task, x=task.x * (1 + NOISE * noise))
+def perturbed(splits: DataSplits, seed: int) -> DataSplits:
+    noise = np.random.default_rng(seed).standard_normal(splits.x.shape).astype(splits.x.dtype)
+    return replace(splits, x=splits.x * (1 + NOISE * noise))
 
 
 def _figures(record: RunRecord) -> np.ndarray:
@@ -203,12 +198,14 @@ def _figures(record: RunRecord) -> np.ndarray:
     return np.array([record.train, record.validation, record.test, *record.losses])
 
 
-def _allowed(comparison: Comparison, task: Task, claim: RunRecord, found: RunRecord, tolerance: float) -> np.ndarray:
+def _allowed(
+    comparison: Comparison, splits: DataSplits, claim: RunRecord, found: RunRecord, tolerance: float
+) -> np.ndarray:
     """For each of `_figures` the difference that is allowed."""
     losses = tolerance * np.maximum(1.0, np.nan_to_num(_figures(found)))
     if comparison.metric == "loss":
         return losses
-    fold: Fold = task.folds(claim.seed)[0]
+    fold = splits.folds(claim.seed)[0]
     # A little more than one sample: the difference of two shares is not exact.
     losses[: len(PARTS)] = [one_sample(comparison.metric, fold[name][1]) * 1.001 for name in PARTS]
     return losses

@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import check_count, check_labels, check_tensor, describe_value
-from course_utils.foundation.results import Result
-from course_utils.homework.networks import Parameters, initial_parameters
-from course_utils.homework.randomness import (
-    draw_words,
-    dropout_levels,
-    keep_from,
-    keep_scale,
+from course_utils.foundation.networks import ACTIVATIONS
+from course_utils.homework.engine.base import (
+    MOMENTUM,
+    Dropout,
+    Parameters,
+    TrainedRun,
+    check_training_data,
+    initial_parameters,
     run_generator,
-    words_per_epoch,
 )
 from course_utils.homework.settings import Setting
-
-ACTIVATIONS = {
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "silu": F.silu,
-}
-MOMENTUM = 0.9
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class TrainedRun(Result):
-    """What training one network leaves.
-
-    Attributes:
-        losses: float64 (epochs,). The loss of an epoch is the mean over its batches, weighted by their size, of the
-            cross-entropy before the batch's step, dropout active, in nats per sample. With the full batch that is the
-            training loss before the epoch's only step.
-        parameters: the weight (out, in) and bias (out,) of each layer after the last step.
-    """
-
-    losses: Tensor
-    parameters: Parameters
-
-    per_sample: ClassVar = ("losses",)
 
 
 def train_sequentially(setting: Setting, seed: int, x: Tensor, y: Tensor, num_classes: int) -> TrainedRun:
@@ -90,18 +60,6 @@ def train_sequentially(setting: Setting, seed: int, x: Tensor, y: Tensor, num_cl
             losses.append(total / num_samples)
     curve = torch.tensor(losses, dtype=torch.float64)
     return TrainedRun(curve, [(layer.weight.detach(), layer.bias.detach()) for layer in network.layers])
-
-
-def check_training_data(x: Tensor, y: Tensor, num_classes: int, *, ndim: int | tuple[int, ...]) -> None:
-    """Raise unless x is (…, N, D) with float32 or float64 on the CPU, and y (…, N) with classes 0 … C−1."""
-    check_count(num_classes, "num_classes", minimum=2)
-    check_tensor(x, "x", ndim=ndim)
-    check_tensor(y, "y", ndim=x.ndim - 1, floating=False)
-    if x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu":
-        raise ValueError(f"x must be float32 or float64 on the CPU, but is {describe_value(x)} on {x.device}")
-    if y.shape != x.shape[:-1]:
-        raise ValueError(f"y must have the shape {tuple(x.shape[:-1])}, one label a sample, but has {tuple(y.shape)}")
-    check_labels(y.flatten(), "y", num_samples=y.numel(), num_classes=num_classes)
 
 
 class Network(nn.Module):
@@ -155,17 +113,17 @@ def batches(
 
 
 def dropout_masks(setting: Setting, seed: int, num_samples: int, dtype: torch.dtype) -> Iterator[Tensor | None]:
-    """For each epoch a mask (N, H₁ + H₂ + …): 0 for what is off, 1 / P(kept) for what is on. None: no dropout.
+    """For each epoch a mask (N, H₁ + H₂ + …): 0 for what is off, 1 / P(on) for what is on. None: no dropout.
 
     A mask belongs to a position in the epoch's order.
     """
     if setting.dropout == 0:
         while True:
             yield None
-    num_units, levels = sum(setting.hidden_features), dropout_levels(setting.dropout)
-    words = torch.empty(words_per_epoch(num_units, num_samples), dtype=torch.int16)
-    generator = run_generator(seed, "dropout")
+    dropout = Dropout([(setting, seed)], num_samples, dtype)
+    layers = [torch.empty(1, width, num_samples, dtype=dtype) for width in setting.hidden_features]
     while True:
-        draw_words(words, generator)
-        by_unit = words[: num_units * num_samples].view(num_units, num_samples)
-        yield (by_unit >= keep_from(levels)).T.to(dtype) * keep_scale(levels)
+        dropout.draw_epoch()
+        for i, layer in enumerate(layers):
+            dropout.write_mask(i, slice(None), layer)
+        yield torch.cat(layers, 1)[0].T

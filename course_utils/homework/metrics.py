@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-METRICS = ("accuracy", "loss", "f1_macro")
+METRICS = {"accuracy": "accuracy", "loss": "loss (nats per sample)", "f1_macro": "macro F1"}  # with axis labels
 
 
 def higher_is_better(metric: str) -> bool:

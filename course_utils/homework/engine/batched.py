@@ -8,19 +8,22 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from course_utils.homework.loop import TrainedRun, check_training_data
-from course_utils.homework.networks import initial_parameters, layer_sizes
-from course_utils.homework.randomness import run_generator
+from course_utils.homework.engine.base import (
+    Run,
+    TrainedRun,
+    check_training_data,
+    count_parameters,
+    layer_sizes,
+    run_generator,
+)
+from course_utils.homework.engine.optimizers import BatchedOptimizer
+from course_utils.homework.engine.stacks import CrossEntropy, Stack, layer_views
 from course_utils.homework.settings import Setting
-from course_utils.homework.stacks import Dropout, Stack, count_parameters, layer_views
-from course_utils.homework.updates import UPDATES
 
-Run = tuple[Setting, int]  # and its seed
-Batch = tuple[slice, Tensor, "CrossEntropy"]  # positions in the epoch, inputs (B, D + 1) or (R, B, D + 1), labels
+Batch = tuple[slice, Tensor, CrossEntropy]  # positions in the epoch, inputs (B, D + 1) or (R, B, D + 1), labels
 
 MAX_WIDTH = 1024
 CHUNK_BYTES = 16 * 2**20  # fits the last cache of most processors; four times more is a third slower on the digits
-LOG2_E = 1.4426950408889634
 
 
 def can_be_batched(setting: Setting) -> str | None:
@@ -144,77 +147,68 @@ class Chunk:
         self.y = y
         self.num_classes, self.num_samples = num_classes, x.shape[-2]
         self.batch_length = _batch_length(self.settings[0], self.num_samples)
-        self.is_full_batch = self.batch_length == self.num_samples
-        self.heads: dict[int, CrossEntropy] = {}  # by batch length
-        self._build_stacks(x.shape[-1])
-        self._build_update()
+        self.losses: dict[int, CrossEntropy] = {}  # by batch length: an epoch's last batch may be shorter
+        self._build_stacks(runs, x.shape[-1])
+        self._build_optimizer()
 
-    def _build_stacks(self, in_features: int) -> None:
-        groups = [list(group) for _, group in groupby(range(len(self.seeds)), lambda i: _stack_key(self.settings[i]))]
-        self.stack_lengths = [len(group) for group in groups]
-        self.sizes = [layer_sizes(self.settings[group[0]], in_features, self.num_classes) for group in groups]
-        self.counts = [len(group) * count_parameters(sizes) for group, sizes in zip(groups, self.sizes, strict=True)]
+    def _build_stacks(self, runs: list[Run], in_features: int) -> None:
+        groups = [list(group) for _, group in groupby(runs, lambda run: _stack_key(run[0]))]
+        sizes = [layer_sizes(group[0][0], in_features, self.num_classes) for group in groups]
+        self.counts = [len(group) * count_parameters(shape) for group, shape in zip(groups, sizes, strict=True)]
         self.parameters = torch.empty(sum(self.counts), dtype=self.x.dtype)
         self.gradients = torch.empty_like(self.parameters)
-        flat = zip(self.parameters.split(self.counts), self.gradients.split(self.counts), strict=True)
-        self.stacks = []
-        for group, sizes, (parameters, gradients) in zip(groups, self.sizes, flat, strict=True):
-            settings, seeds = [self.settings[i] for i in group], [self.seeds[i] for i in group]
-            dropout = None
-            if settings[0].dropout > 0:
-                rates = [setting.dropout for setting in settings]
-                dropout = Dropout(rates, seeds, sizes[1:-1], self.num_samples, self.x.dtype)
-            stack = Stack(len(group), sizes, settings[0].activation, parameters, gradients, dropout)
-            for run, (setting, seed) in enumerate(zip(settings, seeds, strict=True)):
-                stack.load(run, initial_parameters(setting, seed, in_features, self.num_classes, self.x.dtype))
-            self.stacks.append(stack)
+        buffers = self.parameters.split(self.counts), self.gradients.split(self.counts)
+        self.stacks = [
+            Stack(group, shape, self.num_samples, parameters, gradients)
+            for group, shape, parameters, gradients in zip(groups, sizes, *buffers, strict=True)
+        ]
+        self.stack_lengths = [stack.num_runs for stack in self.stacks]
 
-    def _build_update(self) -> None:
+    def _build_optimizer(self) -> None:
         lr = self._for_each_parameter([setting.lr for setting in self.settings])
         decays = [setting.weight_decay for setting in self.settings]
         weight_decay = self._for_each_parameter(decays) if any(decays) else None
-        optimizer = self.settings[0].optimizer
-        self.update = UPDATES[optimizer](self.parameters, self.gradients, lr, weight_decay, optimizer)
+        name = self.settings[0].optimizer
+        self.optimizer = BatchedOptimizer(name, self.parameters, self.gradients, lr, weight_decay)
 
     def _for_each_parameter(self, values: list[float]) -> Tensor:
         """One value a run → a flat float64 tensor with that value at each of the run's parameters."""
         flat = torch.empty_like(self.parameters, dtype=torch.float64)
         by_stack = torch.tensor(values, dtype=torch.float64)[:, None, None].split(self.stack_lengths)
-        for part, own, sizes in zip(flat.split(self.counts), by_stack, self.sizes, strict=True):
-            for view in layer_views(part, len(own), sizes):
-                view.copy_(own.expand_as(view))
+        for part, value, stack in zip(flat.split(self.counts), by_stack, self.stacks, strict=True):
+            for view in layer_views(part, stack.num_runs, stack.sizes):
+                view.copy_(value.expand_as(view))
         return flat
 
     @torch.no_grad()
     def train(self) -> list[TrainedRun]:
         losses = torch.zeros(self.settings[0].epochs, len(self.seeds), dtype=torch.float64)
-        batches = self._full_batch() if self.is_full_batch else self._mini_batches()
+        batches = self._full_batch() if self.batch_length == self.num_samples else self._mini_batches()
         for epoch_losses in losses:
             for stack in self.stacks:
                 if stack.dropout is not None:
                     stack.dropout.draw_epoch()
-            for positions, x, head in next(batches):
-                epoch_losses += self._step(positions, x, head)
+            for positions, x, loss in next(batches):
+                epoch_losses += self._step(positions, x, loss)
         parameters = [stack.parameters_of(run) for stack in self.stacks for run in range(stack.num_runs)]
-        # Each run gets memory of its own: pickling a view would pickle the whole chunk.
-        return [TrainedRun(losses[:, i] / self.num_samples, own) for i, own in enumerate(parameters)]
+        return [TrainedRun(curve / self.num_samples, last) for curve, last in zip(losses.T, parameters, strict=True)]
 
-    def _step(self, positions: slice, x: Tensor, head: CrossEntropy) -> Tensor:
+    def _step(self, positions: slice, x: Tensor, loss: CrossEntropy) -> Tensor:
         """One update of all runs. Returns the summed loss (R,) before it."""
         inputs = [x] * len(self.stacks) if x.ndim == 2 else x.split(self.stack_lengths)
-        for stack, own_x, logits in zip(self.stacks, inputs, head.logits_by_stack, strict=True):
-            stack.forward(own_x, logits, positions)
-        losses = head.losses_and_gradient()
-        for stack, own_x, grad in zip(self.stacks, inputs, head.grad_by_stack, strict=True):
-            stack.backward(own_x, grad)
-        self.update.step()
+        for stack, stack_x, logits in zip(self.stacks, inputs, loss.logits_by_stack, strict=True):
+            stack.forward(stack_x, logits, positions)
+        losses = loss.losses_and_gradient()
+        for stack, stack_x, grad in zip(self.stacks, inputs, loss.grad_by_stack, strict=True):
+            stack.backward(stack_x, grad)
+        self.optimizer.step()
         return losses
 
     def _full_batch(self) -> Iterator[list[Batch]]:
-        head = self._head_for(self.num_samples)
-        head.set_labels(self.y.expand(len(self.seeds), -1))
+        loss = self._loss_for(self.num_samples)
+        loss.set_labels(self.y.expand(len(self.seeds), -1))
         while True:
-            yield [(slice(0, self.num_samples), self.x, head)]
+            yield [(slice(0, self.num_samples), self.x, loss)]
 
     def _mini_batches(self) -> Iterator[Iterator[Batch]]:
         """For each epoch its batches, every run's in its own order."""
@@ -229,50 +223,16 @@ class Chunk:
             for start in range(0, self.num_samples, self.batch_length):
                 positions = slice(start, min(start + self.batch_length, self.num_samples))
                 rows = orders[:, positions] + offset
-                head = self._head_for(rows.shape[1])
-                head.set_labels(y[rows])
-                yield positions, x.index_select(0, rows.flatten()).view(*rows.shape, features), head
+                loss = self._loss_for(rows.shape[1])
+                loss.set_labels(y[rows])
+                yield positions, x.index_select(0, rows.flatten()).view(*rows.shape, features), loss
 
         while True:
             for order, generator in zip(orders, generators, strict=True):
                 torch.randperm(self.num_samples, generator=generator, out=order)
             yield batches()
 
-    def _head_for(self, length: int) -> CrossEntropy:
-        if length not in self.heads:
-            self.heads[length] = CrossEntropy(self.stack_lengths, self.num_classes, length, self.x.dtype)
-        return self.heads[length]
-
-
-class CrossEntropy:
-    """The mean cross-entropy of R networks on a batch each of B samples, and its gradient.
-
-    Attributes:
-        logits: (R, C, B), to be written by the caller.
-        grad: (R, C, B), ∂(mean loss)/∂logits = (softmax − one-hot) / B.
-        logits_by_stack, grad_by_stack: views, one for each stack.
-    """
-
-    def __init__(self, stack_lengths: list[int], num_classes: int, length: int, dtype: torch.dtype) -> None:
-        self.logits = torch.empty(sum(stack_lengths), num_classes, length, dtype=dtype)
-        self.grad, self.log_p, self.minus_target = (torch.empty_like(self.logits) for _ in range(3))
-        self.logits_by_stack, self.grad_by_stack = self.logits.split(stack_lengths), self.grad.split(stack_lengths)
-        self.length = length
-        self.classes = torch.arange(num_classes)[:, None]
-        self.lowest = torch.finfo(dtype).min
-
-    def set_labels(self, labels: Tensor) -> None:
-        """(R, B) class indices."""
-        torch.eq(labels[:, None], self.classes, out=self.minus_target).div_(-self.length)
-
-    def losses_and_gradient(self) -> Tensor:
-        """Write `grad`, return the loss (R,) summed over the batch."""
-        torch.log_softmax(self.logits, 1, out=self.log_p)
-        # exp(t) as 2^(t·log₂e): for float32 on a CPU half as expensive.
-        torch.mul(self.log_p, LOG2_E, out=self.grad).exp2_()
-        torch.add(self.minus_target, self.grad, alpha=1 / self.length, out=self.grad)
-        # The product with the one-hot target picks the label's log-probability quicker than indexing does. Without the
-        # clamp −∞ at another class would be 0 · −∞ = NaN; at the label itself the loss becomes infinite again.
-        self.log_p.clamp_min_(self.lowest).mul_(self.minus_target)
-        losses = self.log_p.sum((1, 2)) * self.length
-        return losses.masked_fill_(losses > -0.99 * self.lowest, torch.inf)
+    def _loss_for(self, length: int) -> CrossEntropy:
+        if length not in self.losses:
+            self.losses[length] = CrossEntropy(self.stack_lengths, self.num_classes, length, self.x.dtype)
+        return self.losses[length]

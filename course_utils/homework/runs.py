@@ -1,4 +1,4 @@
-"""The runs of a comparison: cut into jobs, spread by joblib, trained by one of the engines, and measured."""
+"""The runs of a comparison: planned as jobs, spread by joblib, trained by one of the engines, and measured."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ import importlib.metadata
 import math
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from itertools import islice
 
 import torch
 
 from course_utils import __version__
-from course_utils.homework.batched import can_be_batched, plan_chunks, train_batched
-from course_utils.homework.loop import Network, TrainedRun, train_sequentially
-from course_utils.homework.measuring import measure
-from course_utils.homework.parts import PARTS, Fold, Task
+from course_utils.foundation.arguments import check_count, describe_value
+from course_utils.homework.data import PARTS, DataSplits, Fold
+from course_utils.homework.engine.base import TrainedRun
+from course_utils.homework.engine.batched import can_be_batched, plan_chunks, train_batched
+from course_utils.homework.engine.reference import Network, train_sequentially
+from course_utils.homework.metrics import measure
 from course_utils.homework.settings import Setting
 
 ENGINES = ("auto", "batched", "loop")
-# Fewer runs at once would be slower; more would leave a second core idle and a log without news.
+# Fewer runs at once would be slower; more would leave a second core idle, and lose more when a program is stopped.
 RUNS_PER_JOB = 100
 # From this many numbers in a training part on, a seed's runs share one copy of it, which is twice as fast on the
-# digits. Below, all seeds train together, each run with its own copy.
+# digits. Below, all seeds train together, each run with a copy of its data.
 SHARED_FROM = 20_000
 MAX_LOGGED = 100  # epochs of a curve
-MAX_TEXT = 300  # characters of a version text
 _PACKAGES = ("torch", "scikit-learn", "numpy")
 
 
@@ -65,62 +67,30 @@ class RunRecord:
     versions: str
     losses: tuple[float, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; NaN becomes null."""
-        plain = {name: _null_for_nan(getattr(self, name)) for name in self.__dataclass_fields__}
-        return plain | {"losses": [_null_for_nan(loss) for loss in self.losses]}
 
-    @classmethod
-    def from_json(cls, plain: Any) -> RunRecord:
-        """The reverse of `to_json`.
-
-        Raises:
-            ValueError: what is wrong with `plain`, which may come from anywhere.
-        """
-        names = list(cls.__dataclass_fields__)
-        if not isinstance(plain, dict) or set(plain) != set(names):
-            raise ValueError(f"a run must have exactly the keys {', '.join(names)}")
-        for name in ("setting", "seed"):
-            if not is_whole(plain[name]) or plain[name] < 0:
-                raise ValueError(f"a run's {name} must be a whole number ≥ 0, but is {brief(plain[name])}")
-        for name in PARTS:
-            if plain[name] is not None and not is_number(plain[name]):
-                raise ValueError(f"a run's {name} must be a number or null, but is {brief(plain[name])}")
-        if not isinstance(plain["diverged"], bool):
-            raise ValueError(f"a run's diverged must be true or false, but is {brief(plain['diverged'])}")
-        if not is_number(plain["seconds"]) or plain["seconds"] < 0:
-            raise ValueError(f"a run's seconds must be a number ≥ 0, but are {brief(plain['seconds'])}")
-        if not isinstance(plain["versions"], str) or not 0 < len(plain["versions"]) <= MAX_TEXT:
-            raise ValueError("a run's versions are missing")
-        if not isinstance(plain["losses"], list) or not all(v is None or is_number(v) for v in plain["losses"]):
-            raise ValueError("a run's losses must be a list of numbers or nulls")
-        figures = {name: _nan_for_null(plain[name]) for name in (*PARTS, "seconds")}
-        return cls(**(plain | figures | {"losses": tuple(map(_nan_for_null, plain["losses"]))}))
+def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """The seeds of a comparison: n stands for 0 … n − 1."""
+    if not isinstance(seeds, (list, tuple, range)):
+        return tuple(range(check_count(seeds, "seeds")))
+    if not seeds:
+        raise ValueError("seeds is empty; give at least one seed, for a fair comparison five or more")
+    checked = tuple(check_count(seed, "each seed", minimum=0) for seed in seeds)
+    if max(checked) >= 2**32:
+        raise ValueError(f"each seed must be less than 2**32, but one is {max(checked)}")
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"seeds must differ from each other, but are {describe_value(seeds)} with repetitions")
+    return checked
 
 
-def is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    # The limit refuses infinities, and whole numbers that no float64 can hold.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-
-
-def brief(value: Any) -> str:
-    """A foreign value in a message, cut to a sensible length."""
-    text = (
-        repr(value) if isinstance(value, (str, float, bool, type(None))) or is_number(value) else type(value).__name__
-    )
-    return text if len(text) <= 40 else f"{text[:40]}…"
-
-
-def _null_for_nan(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _nan_for_null(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def check_engine(settings: Sequence[Setting], engine: str) -> None:
+    """Raise for settings that the batched engine was asked to train but cannot; warn where "auto" avoids it."""
+    refused = [reason for setting in settings if (reason := can_be_batched(setting))]
+    reasons = "; ".join(dict.fromkeys(refused))
+    if refused and engine == "batched":
+        raise ValueError(f"engine 'batched' cannot train this grid: {reasons}; use 'auto' or 'loop'")
+    if refused and engine == "auto":
+        text = f"{len(refused)} of {len(settings)} settings are trained one run after the other: {reasons}"
+        warnings.warn(text, stacklevel=3)
 
 
 def logged_epochs(epochs: int) -> list[int]:
@@ -145,18 +115,18 @@ def is_batched(setting: Setting, engine: str) -> bool:
     return engine == "batched" or (engine == "auto" and can_be_batched(setting) is None)
 
 
-def plan_jobs(task: Task, items: Sequence[Item], engine: str) -> list[list[Item]]:
+def plan_jobs(splits: DataSplits, items: Sequence[Item], engine: str) -> list[list[Item]]:
     """Which runs are trained in one job. Single runs for the loop, chunks of them for the batched engine.
 
     The plan depends on the runs only, never on the number of processes: so the results do not either.
     """
     batched = [item for item in items if is_batched(item.setting, engine)]
     jobs = [[item] for item in items if not is_batched(item.setting, engine)]
-    num_samples, in_features = task.folds(0)[0]["train"][0].shape
+    num_samples, in_features = splits.train_shape
     shared = num_samples * in_features >= SHARED_FROM
     groups = [[i for i in batched if i.seed == seed] for seed in _unique(batched)] if shared else [batched]
     for group in filter(None, groups):
-        for indices in plan_chunks([(i.setting, i.seed) for i in group], num_samples, in_features, task.num_classes):
+        for indices in plan_chunks([(i.setting, i.seed) for i in group], num_samples, in_features, splits.num_classes):
             chunk = [group[i] for i in indices]
             jobs += [chunk[start : start + RUNS_PER_JOB] for start in range(0, len(chunk), RUNS_PER_JOB)]
     return jobs
@@ -167,34 +137,33 @@ def _unique(items: Sequence[Item]) -> list[int]:
     return list(dict.fromkeys(item.seed for item in items))
 
 
-def spread(task: Task, jobs: Sequence[list[Item]], engine: str, metric: str) -> Iterator[list[RunRecord]]:
+def spread(splits: DataSplits, jobs: Sequence[list[Item]], engine: str, metric: str) -> Iterator[list[RunRecord]]:
     """The jobs' records, job by job as they finish, from the joblib backend that the caller has chosen."""
     import joblib
     from joblib.parallel import get_active_backend
 
-    calls = [joblib.delayed(run_job)(task, job, is_batched(job[0].setting, engine), metric) for job in jobs]
+    calls = [joblib.delayed(run_job)(splits, job, is_batched(job[0].setting, engine), metric) for job in jobs]
     backend, num_processes = get_active_backend()
     if backend.supports_return_generator or num_processes == 1:
         yield from joblib.Parallel(return_as="generator_unordered")(calls)
         return
-    # "multiprocessing", and Ray, which is built on it, give back lists only: in rounds, so that a log gets its news.
+    # "multiprocessing", and Ray, which is built on it, give back whole lists only. In rounds, a log still grows.
     step = 4 * max(1, backend.effective_n_jobs(num_processes))
     for start in range(0, len(calls), step):
         yield from joblib.Parallel()(calls[start : start + step])
 
 
-def run_job(task: Task, items: Sequence[Item], batched: bool, metric: str) -> list[RunRecord]:
+def run_job(splits: DataSplits, items: Sequence[Item], batched: bool, metric: str) -> list[RunRecord]:
     """Train and measure some runs. A figure of a run is the mean over its folds."""
     start = time.perf_counter()
     with one_thread():
-        folds = {seed: task.folds(seed) for seed in _unique(items)}
+        folds = {seed: splits.folds(seed) for seed in _unique(items)}
         pieces = [(item, fold) for item in items for fold in folds[item.seed]]
-        trained = _train_together(pieces, task.num_classes) if batched else _train_alone(pieces, task.num_classes)
-        length = len(pieces) // len(items)
-        records = []
-        for i, item in enumerate(items):
-            own = slice(i * length, (i + 1) * length)
-            records.append(_record(item, [fold for _, fold in pieces[own]], trained[own], metric))
+        trained = _train_together(pieces, splits.num_classes) if batched else _train_alone(pieces, splits.num_classes)
+        in_order = iter(trained)
+        records = [
+            _record(item, folds[item.seed], list(islice(in_order, len(folds[item.seed]))), metric) for item in items
+        ]
     seconds = round((time.perf_counter() - start) / len(items), 6)
     return [replace(record, seconds=seconds) for record in records]
 

@@ -1,9 +1,10 @@
-"""The data of a comparison in parts: a test part that is the same for all runs, and each seed's own validation part."""
+"""The data of a comparison: a test part that is the same for all runs, and each seed's own validation part."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ Fold = dict[str, tuple[Tensor, Tensor]]  # "train", "validation", "test" → x (
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class DataSplits:
     """A data set whose test part is set aside, and the way to validate.
 
     Attributes:
@@ -48,17 +49,29 @@ class Task:
 
     def folds(self, seed: int) -> list[Fold]:
         """The parts of one seed: one fold for "holdout", five for "repeated_kfold"; both stratified."""
+        return [self._fold(train, validation) for train, validation in self._rows(seed)]
+
+    def sizes(self, seed: int) -> tuple[int, int, int]:
+        """The numbers of training, validation and test samples of a seed's first fold."""
+        train, validation = self._rows(seed)[0]
+        return len(train), len(validation), len(self.y_test)
+
+    @cached_property
+    def train_shape(self) -> tuple[int, int]:
+        """(N, D) of a training part, about the same for every seed and fold."""
+        return self.sizes(0)[0], self.x.shape[1]
+
+    def _rows(self, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each fold the rows of its training and of its validation part."""
         from sklearn.model_selection import StratifiedKFold, train_test_split
 
         if self.validation == "holdout":
             rows = np.arange(len(self.y))
-            parts = [train_test_split(rows, test_size=VALIDATION_SIZE, random_state=seed, stratify=self.y)]
-        else:
-            parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(self.x, self.y)
-        return [self._fold(train, validation) for train, validation in parts]
+            return [train_test_split(rows, test_size=VALIDATION_SIZE, random_state=seed, stratify=self.y)]
+        return list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(self.x, self.y))
 
     def _fold(self, train: np.ndarray, validation: np.ndarray) -> Fold:
-        # Only the training part may tell mean and spread: those of the other parts are not ours to know.
+        # Mean and spread come from the training part alone: those of the other parts are unknown when training starts.
         mean, std = self.x[train].mean(0, dtype=np.float64), self.x[train].std(0, dtype=np.float64)
         std[std == 0] = 1
         parts = (self.x[train], self.y[train]), (self.x[validation], self.y[validation]), (self.x_test, self.y_test)
@@ -68,7 +81,7 @@ class Task:
         }
 
 
-def load_task(data: Any, validation: str) -> Task:
+def load_splits(data: Any, validation: str) -> DataSplits:
     """Load and split. The test part is the same whatever the seeds.
 
     Raises:
@@ -85,7 +98,7 @@ def load_task(data: Any, validation: str) -> Task:
         names = ", ".join(map(repr, DATA))
         raise TypeError(f"data must be one of {names}, or a pair (x, y), but is {describe_value(data)}")
     name = data if isinstance(data, str) else None
-    return Task(name, *parts, num_classes=int(parts[1].max()) + 1, validation=validation, digest=_digest(parts))
+    return DataSplits(name, *parts, num_classes=int(parts[1].max()) + 1, validation=validation, digest=_digest(parts))
 
 
 def _split_own_data(x: Any, y: Any) -> list[np.ndarray]:

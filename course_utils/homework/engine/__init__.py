@@ -1,0 +1,1 @@
+"""Training: one run after another (`reference`), or many at once (`batched`) with the same results."""
