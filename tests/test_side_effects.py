@@ -25,7 +25,15 @@ from course_utils import (
     optimization,
     pitfalls,
 )
-from tests.support.models import Careless, ModelWithState, OneTokenModel, PurposeError, TwoHeads, model_with_state
+from tests.support.models import (
+    Apply,
+    Careless,
+    ModelWithState,
+    OneTokenModel,
+    PurposeError,
+    TwoHeads,
+    model_with_state,
+)
 from tests.support.pictures import caller_tensors
 from tests.support.snapshots import snapshot, what_changed
 
@@ -107,6 +115,17 @@ CALLS_WITH_ROWS = {
     "interpretation.greedy_decode": lambda m, t: interpretation.greedy_decode(t["graph"][None]),
     "interpretation.beam_search_decode": lambda m, t: interpretation.beam_search_decode(
         OneTokenModel(m), torch.tensor([[0, 1, 2, 0]]), num_beams=2, max_new_tokens=3
+    ),
+    "interpretation.beam_search_decode, padded": lambda m, t: interpretation.beam_search_decode(
+        OneTokenModel(m),
+        torch.tensor([[0, 1, 2, 0, 1], [2, 1, 0, 1, 0]]),
+        attention_mask=torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]),
+        num_beams=2,
+        max_new_tokens=2,
+        eos_token_id=[1, 2],
+    ),
+    "interpretation.interpret_detection_output, logits": lambda m, t: interpretation.interpret_detection_output(
+        RAW, logits=True, objectness=False
     ),
     "interpretation.plot_samples": lambda m, t: interpretation.plot_samples(
         made().pictures.masks[:2], t["probabilities"][:2], t["y"][:2], ["a", "b", "c"]
@@ -254,6 +273,16 @@ CALLS_WITH_PICTURES = {
     "capstone.bfloat16_is_faster": lambda m, t: capstone.bfloat16_is_faster(m, made().images, pictures=4),
     "capstone.calibrate_model": lambda m, t: capstone.calibrate_model(m, made().images),
     "capstone.evaluate_model": lambda m, t: capstone.evaluate_model(m, *made().test_part, **made().normalization),
+    "capstone.evaluate_model, one logit": lambda m, t: capstone.evaluate_model(
+        torch.nn.Sequential(m, Apply(lambda z: z[:, :1])),
+        made().test_part[0],
+        [0, 1] * 6,
+        task="binary",
+        **made().normalization,
+    ),
+    "capstone.evaluate_model, in a wrapper": lambda m, t: capstone.evaluate_model(
+        torch.nn.DataParallel(m), *made().test_part, **made().normalization
+    ),
     "capstone.interpret_model_outputs": lambda m, t: capstone.interpret_model_outputs(
         m, *made().test_part, **made().normalization
     ).to_frame(),
@@ -322,7 +351,8 @@ RUNS_THE_MODEL = [
     *("capstone.bfloat16_is_faster", "capstone.calibrate_model", "capstone.evaluate_model"),
     *("capstone.interpret_model_outputs", "capstone.predict_logits"),
     *("iris.predict", "iris.accuracy", "iris.model_summary", "iris.plot_decision_regions"),
-    "interpretation.beam_search_decode",
+    *("interpretation.beam_search_decode", "interpretation.beam_search_decode, padded"),
+    *("capstone.evaluate_model, one logit", "capstone.evaluate_model, in a wrapper"),
     *("optimization.ensemble_predictions", "optimization.fit_stacking"),
     *("optimization.monte_carlo_dropout", "optimization.deep_ensemble"),
     *("pitfalls.first_nonfinite_layer", "pitfalls.diagnose"),
@@ -402,7 +432,7 @@ def test_nothing_is_left_behind_when_the_way_back_raises(name):
     assert changed <= CHANGED_ON_PURPOSE.get(name, set())
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS_THE_MODEL if name != "interpretation.beam_search_decode"])
+@pytest.mark.parametrize("name", RUNS_THE_MODEL)
 def test_layers_that_write_or_draw_leave_no_trace(name):
     """An in-place layer on the inputs, and dropout as a function, which no mode switches off."""
     tensors = fresh_tensors() | {"x": (made().split.x_test - 0.5).requires_grad_()}

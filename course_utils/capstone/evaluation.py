@@ -423,6 +423,7 @@ def calibrate_model(model: nn.Module, data: ImageData) -> Calibration:
         model: normalised pictures → logits (N, C). It is not changed; `.model` of the result shares its parameters.
         data: from `load_cifar10`; normalised with its statistics.
     """
+    model = check_model(model)
     check_data(data)
     statistics = data.mean, data.std
     logits = predict_logits(model, data.validation.images, normalization=statistics)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from course_utils.advanced import grad_cam
 from course_utils.capstone import FastClassifier, ImageClassifier
 
 
@@ -16,6 +17,18 @@ class TestModels:
         assert {"mean", "std"} <= set(model.state_dict())
         with pytest.raises(ValueError, match="num_classes"):
             make(1)
+
+    def test_grad_cam_of_the_fast_classifier_is_the_class_activation_map(self):
+        """At its `cam_layer` the gradient's mean is the linear layer's weight, up to a factor (Zhou et al. 2016)."""
+        torch.manual_seed(0)
+        model, x = FastClassifier(3, widths=(8, 8, 8)).eval(), torch.randn(4, 3, 32, 32)
+        with torch.no_grad():
+            maps = model.features(model.whitening(x))  # (N, 8, 3, 3)
+        said = model(x).argmax(1)
+        expected = torch.einsum("nc,nchw->nhw", model.head.weight[said].detach(), maps).relu()
+        cam = grad_cam(model, x, model.cam_layer, said, upsample=False)
+        assert cam.shape == (4, 3, 3)
+        assert torch.allclose(cam, expected / expected.amax((1, 2), keepdim=True), atol=1e-5)
 
     def test_image_classifier_is_the_tutorials(self):
         model = ImageClassifier()

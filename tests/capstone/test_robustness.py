@@ -1,5 +1,6 @@
 """Accuracy under attack, in pixel units."""
 
+import copy
 import math
 
 import pytest
@@ -31,6 +32,20 @@ def victim():
 
 
 class TestRobustness:
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            torch.nn.DataParallel,
+            lambda model: torch.compile(model, backend="eager"),
+            WithLogits,
+            lambda model: copy.deepcopy(model).double(),
+        ],
+    )
+    def test_models_as_people_bring_them(self, victim, wrap):
+        options = {"eps": [0, 2 / 255], "steps": 2}
+        expected = measure_robustness(victim, DATA, **options)
+        assert measure_robustness(wrap(victim), DATA, **options).accuracy.tolist() == expected.accuracy.tolist()
+
     def test_the_curve_falls_from_the_clean_accuracy(self, victim):
         before, state = weights(victim), torch.get_rng_state()
         curve = measure_robustness(victim, DATA, eps=[8 / 255, 0, 2 / 255], steps=3, num_samples=None)

@@ -292,6 +292,28 @@ class TestTraining:
         with pytest.raises(ValueError, match=r"class|label|target"):
             fit(ImageClassifier(3))
 
+    def test_a_model_with_one_logit_is_told_what_is_wanted(self):
+        one = nn.Sequential(nn.Flatten(), nn.Linear(3072, 1))
+        with pytest.raises(ValueError, match=r"a logit for each of the 10 classes.*\(2, 1\)"):
+            fit(one)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_a_model_in_half_precision_is_told_what_to_do(self, dtype):
+        with pytest.raises(ValueError, match=r"model.float\(\).*amp=True"):
+            fit(linear().to(dtype))
+
+    def test_a_model_in_double_precision(self):
+        model = linear().double()
+        exact, history = fit(model), fit(linear())
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+        assert exact.train_loss.tolist() == pytest.approx(history.train_loss.tolist(), rel=1e-3)
+
+    @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+    def test_a_wrapped_model_is_trained_as_the_one_inside(self, wrap):
+        plain, inside = tiny(), tiny()
+        assert curves(fit(wrap(inside))) == curves(fit(plain))
+        assert same(plain, inside)
+
     def test_no_model(self):
         with pytest.raises(TypeError, match="model"):
             fit("resnet")

@@ -137,6 +137,19 @@ class TestFigures:
             assert draw(ax) is ax.figure
             assert ax.lines
 
+    @pytest.mark.parametrize("nothing", [torch.tensor([]), torch.zeros(0, 4), torch.zeros(0, 4).half()])
+    def test_f16_pictures_without_objects_are_drawn(self, nothing):
+        found = [{"boxes": nothing, "labels": torch.tensor([]), "scores": torch.tensor([])}]
+        figure = plot_detections(self.colour, found, self.names, true_boxes=[nothing])
+        assert figure.axes[0].patches[:] == []
+
+    def test_class_names_as_a_dict(self):
+        names = dict(enumerate(self.names))
+        figure = plot_samples(self.images, self.probabilities, [3, 0], names)
+        assert figure.axes[0].get_title() == "true: hen"
+        texts = [text.get_text() for text in plot_detections(self.colour, self.detections, names).axes[0].texts]
+        assert texts[0].startswith("cat 0.9")
+
     @pytest.mark.parametrize(
         ("draw", "error", "words"),
         [
@@ -170,6 +183,8 @@ class TestFigures:
             (lambda t: plot_detections(t.colour, t.detections * 2, t.names), ValueError, "N = 2"),
             (lambda t: plot_detections([t.colour[0]], t.detections, t.names), TypeError, "images"),
             (lambda t: plot_detections(t.colour, t.detections, ["cat"]), ValueError, "class_names"),
+            (lambda t: plot_detections(t.colour, t.detections, None), TypeError, "list of strings"),
+            (lambda t: plot_detections(t.colour, [{"labels": []}], t.names), TypeError, "keys boxes, labels"),
             (lambda t: plot_detections(t.colour, t.detections, t.names, titles=[]), ValueError, "titles"),
             (lambda t: plot_detections(t.colour, t.detections, t.names, true_boxes=[]), ValueError, "true_boxes"),
             (lambda t: plot_precision_recall({}), ValueError, "empty"),

@@ -106,6 +106,11 @@ class TestFigures:
         width = float(2 * self.p[:50].max() - self.p.min()) / 30
         assert outline[:, 1].sum() * width == pytest.approx(1, rel=0.1)
 
+    @pytest.mark.parametrize("names", [{1: "b", 0: "a"}, np.array(["a", "b"])])
+    def test_q19_class_names_of_a_confusion_matrix_in_any_usual_form(self, names):
+        ax = plot_confusion(torch.tensor([0, 1]), torch.tensor([1, 1]), names).axes[0]
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b"]
+
     def test_risk_coverage_draws_the_curves(self, tmp_path):
         coverage, risk = torch.linspace(0.1, 1, 10), torch.linspace(0, 0.3, 10)
         path = tmp_path / "risk.png"

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
@@ -39,3 +40,9 @@ def language_model(vocab_size: int, seed: int = 0, sharpness: float = 4.0) -> Si
     for parameter in model.parameters():
         parameter.data.mul_(sharpness)
     return model.eval()
+
+
+def assert_same(found, expected) -> None:
+    """Hypotheses against (score, tokens), best first."""
+    assert [tuple(h.token_ids.tolist()) for h in found] == [tuple(tokens) for _, tokens in expected]
+    assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-10)
