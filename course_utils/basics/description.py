@@ -115,8 +115,8 @@ class OutputReport:
             return "none, the tensor is empty"
         values = "none finite" if self.minimum is None else f"{self.minimum:.4g} to {self.maximum:.4g}"
         values = f"magnitudes {values}" if self.dtype.is_complex else values
-        sick = self.nan_count or self.inf_count
-        return f"{values}, {self.nan_count} NaN, {self.inf_count} infinite" if sick else f"{values}, all finite"
+        nonfinite = self.nan_count or self.inf_count
+        return f"{values}, {self.nan_count} NaN, {self.inf_count} infinite" if nonfinite else f"{values}, all finite"
 
     def _repr_html_(self) -> str:
         leaves = self._leaves()

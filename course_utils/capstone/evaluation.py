@@ -324,7 +324,7 @@ class PictureReadings(Result):
 
 
 def readings_of(evaluation: Evaluation, index: Tensor) -> PictureReadings:
-    """What an evaluated model said about a few of its pictures, int64 (M,), without asking it again."""
+    """What an evaluated model predicted for a few of its pictures, int64 (M,), without asking it again."""
     return _readings(index, evaluation.target[index], evaluation.logits[index], evaluation.class_names)
 
 

@@ -51,8 +51,8 @@ def plot_readings(readings: PictureReadings, images: Tensor) -> Figure:
     rows = zip(readings.target.tolist(), readings.labels.tolist(), readings.confidence.tolist(), strict=True)
     names = [literal(name) for name in readings.class_names]
     titles = [
-        f"{names[true]}\n{'✓' if said == true else '✗'} {names[said]} {confidence:.0%}"
-        for true, said, confidence in rows
+        f"{names[true]}\n{'✓' if predicted == true else '✗'} {names[predicted]} {confidence:.0%}"
+        for true, predicted, confidence in rows
     ]
     return plot_pictures(images[readings.index.to(images.device)], titles, columns=6)
 

@@ -144,13 +144,13 @@ def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, pic
     index = torch.cat([torch.nonzero(kind)[: pictures // 2, 0] for kind in (right, ~right)])
     device = next(parameter.device for parameter in model.parameters())
     x = normalize(data.test.images[index], data.mean, data.std).to(device, dtype_of(model))
-    said = predictions[index].to(device)
+    predicted = predictions[index].to(device)
     shown = data.test.images[index] / 255
     names = [f"{'✓' if right[i] else '✗'} {literal(data.class_names[predictions[i]])}" for i in index.tolist()]
-    attributions = integrated_gradients(model, x, said)  # the baseline 0 is the mean colour of normalised pictures
+    attributions = integrated_gradients(model, x, predicted)  # the baseline 0 is the mean colour of normalised pictures
     figures = {"integrated_gradients": visualize_attributions(shown, attributions.cpu(), titles=names)}
     if isinstance(model, PictureClassifier):
-        cam = grad_cam(model, x, model.cam_layer, said)
+        cam = grad_cam(model, x, model.cam_layer, predicted)
         figures = {"grad_cam": visualize_attributions(shown, cam.cpu(), titles=names)} | figures
     return figures
 

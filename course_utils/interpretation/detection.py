@@ -1,4 +1,4 @@
-"""Reading a detector's raw output: decode boxes, score them, and let the best of each heap survive."""
+"""Reading a detector's raw output: decode boxes, score them, and let the best of each group survive."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def interpret_detection_output(
     # From here on the candidates are sorted, best first, so that positions are ranks.
     order = _best_first(_ranks(factors[:, picture, box], logits=logits), boxes, labels)
     picture, boxes, scores, labels = picture[order], boxes[order], scores[order], labels[order]
-    heap = picture if class_agnostic else picture * num_classes + labels
-    keep = _suppress(boxes, heap, iou_threshold)
+    group = picture if class_agnostic else picture * num_classes + labels
+    keep = _suppress(boxes, group, iou_threshold)
     keep = keep[picture[keep].argsort(stable=True)]  # picture by picture, best first in each
     sizes = torch.bincount(picture[keep], minlength=len(preds)).tolist()
     found = []
@@ -196,15 +196,15 @@ def _best_first(scores: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     return order
 
 
-def _suppress(boxes: Tensor, heap: Tensor, iou_threshold: float) -> Tensor:
-    """Which boxes (M, 4), best first, survive non-maximum suppression within their heap (a class in a picture).
+def _suppress(boxes: Tensor, group: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes (M, 4), best first, survive non-maximum suppression within their group (a class in a picture).
 
     Returns their positions, ascending.
     """
     if len(boxes) == 0:
-        return heap
-    order = heap.argsort(stable=True)  # heap by heap, the best first in each
-    sizes = torch.unique_consecutive(heap[order], return_counts=True)[1]
+        return group
+    order = group.argsort(stable=True)  # group by group, the best first in each
+    sizes = torch.unique_consecutive(group[order], return_counts=True)[1]
     boxes = boxes[order]
     if len(sizes) * int(sizes.max()) ** 2 <= _MOST_PAIRS:
         return order[_suppress_together(boxes, sizes, iou_threshold)].sort().values
@@ -216,24 +216,24 @@ def _suppress(boxes: Tensor, heap: Tensor, iou_threshold: float) -> Tensor:
     return kept.sort().values
 
 
-# Up to this many pairs of boxes are compared at once (16 MiB in float32); more go heap by heap.
+# Up to this many pairs of boxes are compared at once (16 MiB in float32); more go group by group.
 _MOST_PAIRS = 4_000_000
 
 
 def _suppress_together(boxes: Tensor, sizes: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression in all heaps at once: bool (M,), for boxes (M, 4) that lie heap by heap, best first.
+    """Non-maximum suppression in all groups at once: bool (M,), for boxes (M, 4) that lie group by group, best first.
 
-    The heaps become the rows of one padded table. Column by column, from the best down, each kept box drops the later
-    ones that it overlaps, in all heaps at the same time.
+    The groups become the rows of one padded table. Column by column, from the best down, each kept box drops the later
+    ones that it overlaps, in all groups at the same time.
     """
-    heaps, width = len(sizes), int(sizes.max())
-    filled = torch.arange(width, device=boxes.device) < sizes[:, None]  # (heaps, width)
-    table = boxes.new_zeros(heaps, width, 4)
+    groups, width = len(sizes), int(sizes.max())
+    filled = torch.arange(width, device=boxes.device) < sizes[:, None]  # (groups, width)
+    table = boxes.new_zeros(groups, width, 4)
     table[filled] = boxes
-    x1, y1, x2, y2 = table.unbind(-1)  # (heaps, width) each
+    x1, y1, x2, y2 = table.unbind(-1)  # (groups, width) each
     area = (x2 - x1) * (y2 - y1)
 
-    def overlap(low: Tensor, high: Tensor) -> Tensor:  # along one axis, of every pair: (heaps, width, width)
+    def overlap(low: Tensor, high: Tensor) -> Tensor:  # along one axis, of every pair: (groups, width, width)
         return (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp_(0)
 
     shared = overlap(x1, x2).mul_(overlap(y1, y2))

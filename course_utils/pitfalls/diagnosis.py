@@ -172,8 +172,8 @@ def _nonfinite(model: nn.Module, inputs: Inputs, parts: dict[str, Tensor]) -> li
     origin = find_nonfinite(model, inputs)
     if origin is None:
         return []
-    sick_inputs = any(detect_nan_inf(values) for values in parts.values())
-    where = "is in the inputs already" if sick_inputs else f"starts in the layer {origin.layer!r}"
+    nonfinite_inputs = any(detect_nan_inf(values) for values in parts.values())
+    where = "is in the inputs already" if nonfinite_inputs else f"starts in the layer {origin.layer!r}"
     if origin.fused:
         where += (
             ", only on torch's fused path (evaluation mode without gradients); a sample that is all padding is the "

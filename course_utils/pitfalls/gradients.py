@@ -58,9 +58,9 @@ def gradient_clipping(
     norm = _total_norm(gradients, norm_type)
     if not math.isfinite(norm):
         if error_if_nonfinite:
-            sick = sum(not bool(_norm(gradient, math.inf).isfinite()) for gradient in gradients)
+            broken = sum(not bool(_norm(gradient, math.inf).isfinite()) for gradient in gradients)
             raise NonFiniteGradientError(
-                f"the total norm of the gradients is {norm}: {sick} of {len(gradients)} gradients hold NaN or Inf; "
+                f"the total norm of the gradients is {norm}: {broken} of {len(gradients)} gradients hold NaN or Inf; "
                 "nothing was changed. Find the layer with first_nonfinite_layer, or skip this step"
             )
         return norm

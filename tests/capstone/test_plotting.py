@@ -86,9 +86,9 @@ class TestFigures:
         axes = capstone.plot_readings(readings(), IMAGES).axes
         for i, ax in enumerate(axes):
             row = readings()[i]
-            true, said = title_of(ax).split("\n")
+            true, predicted = title_of(ax).split("\n")
             assert true == NAMES[row["target"]]
-            assert said.startswith(f"{'✓' if row['labels'] == row['target'] else '✗'} {NAMES[row['labels']]}")
+            assert predicted.startswith(f"{'✓' if row['labels'] == row['target'] else '✗'} {NAMES[row['labels']]}")
             shown = torch.as_tensor(ax.images[0].get_array())
             shown = shown / 255 if shown.dtype == torch.uint8 else shown
             assert torch.allclose(shown.float(), IMAGES[row["index"]].permute(1, 2, 0) / 255)

@@ -91,7 +91,7 @@ class TestDetection:
     @pytest.mark.parametrize("most_pairs", [4_000_000, 0])
     @given(case=batches_and_thresholds(), agnostic=st.booleans())
     def test_equals_exact_fractions_in_every_dtype_on_both_paths(self, case, agnostic, dtype, most_pairs):
-        """The padded table and torchvision's nms heap by heap: the same survivors, also at IoU == threshold."""
+        """The padded table and torchvision's nms group by group: the same survivors, also at IoU == threshold."""
         pictures, share = case
         options = EVERYTHING | {"iou_threshold": float(share), "class_agnostic": agnostic}
         with pytest.MonkeyPatch.context() as patch:
