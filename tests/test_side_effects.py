@@ -192,7 +192,7 @@ CALLS_WITH_ROWS = {
     "advanced.visualize_attributions": lambda m, t: advanced.visualize_attributions(MAPS[:, :1], MAPS)._repr_png_(),
     "advanced.plot_attack": lambda m, t: advanced.plot_attack(MAPS[:, :1], MAPS[:, 1:2])._repr_png_(),
     "advanced.plot_curves": lambda m, t: advanced.plot_curves({"a": CURVE}, xlabel="x", ylabel="y")._repr_png_(),
-    "advanced.plot_seeds": lambda m, t: advanced.plot_seeds({"a": t["row"]}, label="x")._repr_png_(),
+    "advanced.plot_scores_by_seed": lambda m, t: advanced.plot_scores_by_seed({"a": t["row"]}, label="x")._repr_png_(),
     "capstone.evaluate_logits": lambda m, t: capstone.evaluate_logits(t["graph"], torch.tensor([0, 1, 2, 0])),
     "capstone.load_trained_model": lambda m, t: capstone.load_trained_model(),
     "capstone.normalize": lambda m, t: capstone.normalize(

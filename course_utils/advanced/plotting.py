@@ -130,7 +130,7 @@ def _show(ax: Axes, picture: Tensor, title: str) -> None:
 
 
 @course_style()
-def plot_seeds(
+def plot_scores_by_seed(
     results: Mapping[str, Sequence[float] | Tensor],
     *,
     label: str,

@@ -91,6 +91,8 @@ def plot_training(history: TrainingHistory) -> Figure:
 def plot_confusion_matrix(evaluation: Evaluation, *, title: str = "", ax: Axes | None = None) -> Figure:
     """The confusion matrix in per cent of each true class. Colours show the mistakes; the right answers stay white.
 
+    Chapter 3 draws the same matrix of labels and targets as counts (`course_utils.optimization.plot_confusion`).
+
     More than 20 classes are drawn without the figures, as colours with a bar beside them.
     """
     _check_kind(evaluation, "evaluation", Evaluation)

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 
 from course_utils.capstone import Recipe
-from course_utils.capstone.recipes import lr_factor
+from course_utils.capstone.recipes import one_cycle
 from tests.support.capstone import fit, tiny
 
 
 class TestRecipe:
     def test_one_cycle(self):
-        values = [lr_factor(step / 1000) for step in range(1001)]
+        values = [one_cycle(step / 1000) for step in range(1001)]
         assert (values[0], max(values), values.index(1.0)) == (pytest.approx(0.2), 1, 250)
         assert 0 < values[-1] < 0.1
         assert values[:251] == sorted(values[:251])

@@ -13,7 +13,7 @@ from torch import nn
 from course_utils import capstone
 from course_utils.capstone import ImageClassifier, Recipe, bfloat16_is_faster, normalize
 from course_utils.capstone.checkpoints import load_checkpoint
-from course_utils.capstone.recipes import lr_factor
+from course_utils.capstone.recipes import one_cycle
 from tests.support.capstone import (
     DATA,
     STATISTICS,
@@ -65,7 +65,7 @@ class TestTraining:
         assert (history.interrupted, history.precision, history.seed) == (False, "float32", 7)
         assert list(history.to_frame().columns) == list(history.per_sample)
         # The learning rate of each epoch's second and last step, at 1/6, 3/6 and 5/6 of the training.
-        expected = [0.02 * lr_factor(progress) for progress in (1 / 6, 3 / 6, 5 / 6)]
+        expected = [0.02 * one_cycle(progress) for progress in (1 / 6, 3 / 6, 5 / 6)]
         assert history.lr.tolist() == pytest.approx(expected)
 
     def test_equals_a_bare_loop(self):
