@@ -56,12 +56,12 @@ def fgsm_attack(
 
     Args:
         model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
-        inputs: (N, …), floating point; pictures are (N, channels, H, W).
+        inputs: (N, …), floating point; images are (N, channels, H, W).
         target: the true classes: a tensor, a list or an array of N whole numbers, or one for all samples.
         eps: largest change of a pixel, in pixel units; 0 returns the inputs.
         bounds: (low, high) of a pixel, in pixel units.
         normalization: (mean, std), one number a channel each, if the inputs are (pixel − mean) / std. eps and bounds
-            stay in pixel units. Without it a normalised picture would be clamped to [0, 1] (error E52, chapter 4's
+            stay in pixel units. Without it a normalised image would be clamped to [0, 1] (error E52, chapter 4's
             index).
         task: "multiclass" or "binary".
         seed: of what the model itself draws; None draws fresh numbers.
@@ -228,7 +228,7 @@ class _Box:
         if outside.max() > _TOLERANCE * (high - low) and (outside > _rounding(x, mean, self.std, (low, high))).any():
             raise ValueError(
                 f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {pixels.min():.4g} to "
-                f"{pixels.max():.4g}; for normalised pictures pass normalization=(mean, std)"
+                f"{pixels.max():.4g}; for normalised images pass normalization=(mean, std)"
             )
         self.mean, self.limits = mean, (low, high)
         self.lower = self._corner(x, wide, -1)

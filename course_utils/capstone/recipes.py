@@ -21,13 +21,13 @@ class Recipe:
     Attributes:
         optimizer: "sgd" (with Nesterov momentum), "adam" or "adamw".
         lr: the largest learning rate.
-        batch_size: pictures in a step.
+        batch_size: images in a step.
         weight_decay: of every parameter.
         momentum: of SGD.
         bias_lr_factor: learning rate of biases and shifts as a multiple of `lr`; their weight decay is divided by it.
         label_smoothing: share of the target probability that is spread over all classes.
         schedule: "one-cycle", a short rise and a long fall (see `one_cycle`), or "constant".
-        early_size: height and width to which pictures are shrunk in the first half of the training; None for never.
+        early_size: height and width to which images are shrunk in the first half of the training; None for never.
     """
 
     optimizer: str = "adamw"
@@ -55,7 +55,7 @@ class Recipe:
             check_count(self.early_size, "early_size", minimum=16)
 
     def size(self, progress: float) -> int | None:
-        """Height and width of the pictures, `progress` in [0, 1) through the training; None for their own."""
+        """Height and width of the images, `progress` in [0, 1) through the training; None for their own."""
         return self.early_size if progress < 0.5 else None
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -134,7 +134,7 @@ def _run(model: nn.Module, inputs: Inputs) -> ForwardPass:
                 squashed.append((type(module).__name__, output))
             elif output.ndim > 1 and len(output) >= 8:  # with fewer samples a unit may be silent by chance
                 dead = (output.detach() <= 0).all(0)
-                if output.ndim > 3:  # a picture's unit is a whole channel
+                if output.ndim > 3:  # an image's unit is a whole channel
                     dead = dead.flatten(1).all(1)
                 if (share := float(dead.float().mean())) >= 0.5:
                     silent[name] = share

@@ -165,7 +165,7 @@ class OwnLoss(nn.Module):
 
 
 class AttentionOverSamples(nn.Module):
-    """`batch_first` set or forgotten: attention over the rows of a picture, or over the samples of the batch."""
+    """`batch_first` set or forgotten: attention over the rows of an image, or over the samples of the batch."""
 
     def __init__(self, batch_first: bool) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class AttentionOverSamples(nn.Module):
 
 
 def recurrent(batch_first: bool) -> nn.Module:
-    """Rows of a picture one after the other, or one sample after the other."""
+    """Rows of an image one after the other, or one sample after the other."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         gru = nn.GRU(8, 10, batch_first=batch_first)
@@ -463,7 +463,7 @@ ROWS, LABELS = torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64)
 
 
 class TwoInputs(nn.Module):
-    """Pictures as rows and a number a sample; the second may be ignored."""
+    """Images as rows and a number a sample; the second may be ignored."""
 
     def __init__(self, use: bool = True) -> None:
         super().__init__()
@@ -967,7 +967,7 @@ class TestDiagnose:
         assert "problem" not in found(model, batch().x, batch().ones[:, None], nn.BCEWithLogitsLoss()).values()
 
     def test_a_dark_border_is_no_dead_unit(self):
-        """In a picture the unit is the channel: three quarters of its places are always 0, and it lives."""
+        """In an image the unit is the channel: three quarters of its places are always 0, and it lives."""
         body = [nn.ZeroPad2d(4), nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)]
         model = changed(nn.Sequential(*body), lambda m: m[1].weight.fill_(1))
         hidden = model[:3](batch().images)
