@@ -153,7 +153,9 @@ def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box)
     for part, labels in zip(x.split(chunk_size(x)), target.split(chunk_size(x)), strict=True):
         leaf = part.detach().to(box.dtype).requires_grad_()
         logits = model(leaf)
-        loss = attack_loss(logits, check_target(labels, logits)).sum()  # a sum: the samples' gradients do not mix
+        loss = attack_loss(
+            logits, check_target(labels, logits)
+        ).sum()  # each sample gets the gradient of its own loss, whatever the batch
         (gradient,) = gradients_of(loss, [leaf])
         directions.append(gradient.sign())
         all_logits.append(logits.detach())
@@ -425,14 +427,14 @@ def evaluate_robustness(
                 attacked = check_tensor(attack(model, inputs, target, **attack_kwargs), "what the attack returns")
                 attacked = attacked.to(device)
                 _check_limits(attacked, inputs, limits)
-                # What a random model draws here, no attack has seen.
+                # A seed of its own: a model with random layers must not repeat the draws that the attack has seen.
                 after = classifier_logits(model, attacked, task=task, seed=derived_seed(0, "attacked", i))
                 stands = after.argmax(1) == target
                 robust += int(stands.sum())
                 unmoved += int((stands & (attacked == inputs).flatten(1).all(1)).sum())
     if total == 0:
         raise ValueError("the loader is empty; pass at least one batch")
-    if getattr(attack, "func", attack) not in (fgsm_attack, pgd_attack):  # these two warn themselves
+    if getattr(attack, "func", attack) not in (fgsm_attack, pgd_attack):  # these two give this warning themselves
         if unmoved and limits.get("eps"):
             warnings.warn(
                 f"{unmoved} of the {robust} samples that stand came back from the attack exactly as they were; is "

@@ -27,7 +27,7 @@ def pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     """
     _check_maps(attributions, masks)
     flat = attributions.flatten(1)
-    points = (flat != flat[:, :1]).any(1)  # a map that is the same everywhere points nowhere
+    points = (flat != flat[:, :1]).any(1)  # a constant map has no maximum to point at
     return points & masks.to(flat.device).flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0]
 
 

@@ -34,7 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with process_group(options.device):
         try:
             data, model, history = train(options, folder / "checkpoint.pt")
-        except (ValueError, ConnectionError, FloatingPointError) as error:  # they say what to do; where helps nobody
+        except (
+            ValueError,
+            ConnectionError,
+            FloatingPointError,
+        ) as error:  # its message says what to do
             raise SystemExit(f"{PROGRAM}: error: {error}") from error
         if history.interrupted:
             raise SystemExit("interrupted; no report was written. The same command goes on from the last whole epoch.")

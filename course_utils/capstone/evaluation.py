@@ -363,7 +363,7 @@ def interpret_model_outputs(
     """
     check_count(num_samples, "num_samples")
     check_tensor(images, "images", ndim=4, floating=None)
-    # The worst ones are known only when all were read; of a random choice no others need to be.
+    # To find the worst, the model must see all images; a random choice is made first, and only it goes through.
     everything = torch.arange(len(images))
     chosen = everything if worst_first else torch.randperm(len(images), generator=make_generator(seed))[:num_samples]
     logits = predict_logits(model, images[chosen.to(images.device)], task=task, normalization=normalization).cpu()
@@ -396,7 +396,7 @@ class Calibration:
 
     Attributes:
         model: the calibrated classifier: the given one, its logits divided by the temperature. Use this one from now
-            on: a temperature that is fitted and not applied changes nothing (E31).
+            on: a temperature that is fitted and not applied changes nothing.
         temperature: fitted on the validation images; above 1 for an over-confident network.
         before, after: `Evaluation`s on the test images.
     """

@@ -53,8 +53,7 @@ class NormalizedImageClassifier(nn.Module):
 
 
 def layout(model: nn.Module) -> torch.memory_format:
-    """Channels last for our networks, in which convolutions are fastest; others may call `x.view`, which fails on it
-    (E62)."""
+    """Channels last, the fastest for convolutions, in the course's networks; in another model `x.view` may fail."""
     ours = any(isinstance(part, NormalizedImageClassifier) for part in model.modules())
     return torch.channels_last if ours else torch.contiguous_format
 
@@ -94,7 +93,8 @@ class ImageClassifier(NormalizedImageClassifier):
 
 
 class FastClassifier(NormalizedImageClassifier):
-    """A small convolutional network in which every layer starts where others would need an epoch to get.
+    """A small convolutional network whose layers start well, so that the first epochs are not spent on
+    what initial weights can give.
 
     1. A fixed first layer turns each 2×2 patch of the image into uncorrelated numbers of equal variance (whitening),
        with the eigenvectors of the training patches. `train_model` computes them before the first epoch.

@@ -84,7 +84,7 @@ def write_report(
     folder = Path(folder)
     if os.path.exists(folder / "metrics.json"):  # False, and no error, for names that cannot be
         raise FileExistsError(f"{folder} holds a report already, and it is not overwritten; name another folder")
-    check_writable(folder / "report.html")  # better now than after the evaluation
+    check_writable(folder / "report.html")  # fail now rather than after a long evaluation
 
     calibration = calibrate_model(model, data)
     before, after = calibration.before, calibration.after

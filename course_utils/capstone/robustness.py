@@ -52,7 +52,7 @@ def measure_robustness(
 ) -> RobustnessCurve:
     """Attack test images with PGD, and count what stays right.
 
-    The attack works on normalised images with eps in pixel units (E52). An image that falls at one eps counts as
+    The attack works on normalised images with eps in pixel units. An image that falls at one eps counts as
     fallen at every larger one, because the larger ball holds the same image; so the curve cannot rise, and only
     survivors are attacked again. The numbers are upper bounds of the true robustness: a stronger attack finds more.
 

@@ -121,7 +121,7 @@ def train_model(
         FloatingPointError: the loss is NaN or infinite; a smaller `lr` usually helps.
     """
     model = check_model(model)
-    check_data(data, ("train", "validation"))  # the test part is nobody's business here
+    check_data(data, ("train", "validation"))  # the test part plays no role in training
     check_count(epochs, "epochs")
     if not isinstance(augment, bool):
         raise TypeError(f"augment must be True or False, but is {describe_value(augment)}")
@@ -357,7 +357,7 @@ def bfloat16_is_faster(model: nn.Module, data: ImageData, *, num_images: int = 1
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
-        return min(times[1:])  # the first one prepares
+        return min(times[1:])  # the first step also allocates memory and chooses kernels
 
     return seconds(True) < 0.8 * seconds(False)
 

@@ -77,7 +77,7 @@ class_names=('setosa', 'versicolor', 'virginica'))
     )
     scaler = {"standard": StandardScaler(), "minmax": MinMaxScaler(), "none": None}[scaling]
     if scaler is not None:
-        scaler.fit(x_train)  # never on the test part: its minimum, maximum and mean are not ours to know
+        scaler.fit(x_train)  # on the training part alone: statistics of the test part would leak into training
         x_train, x_test = scaler.transform(x_train), scaler.transform(x_test)
 
     def as_target(values) -> Tensor:

@@ -33,7 +33,7 @@ def gradient_clipping(
         max_norm: > 0; math.inf only measures.
         norm_type: ≥ 1; math.inf takes the largest absolute value.
         error_if_nonfinite: raise before anything is changed if the norm is NaN or Inf. One NaN would make all gradients
-            NaN, one Inf would make all others 0 (E41). With False the gradients stay as they are, and the norm says so:
+            NaN, one Inf would make all others 0. With False the gradients stay as they are, and the norm says so:
             skip that step.
 
     Returns:

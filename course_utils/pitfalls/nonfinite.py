@@ -138,7 +138,7 @@ def _all_finite(tensor: Tensor) -> bool:
         return True
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    # Half precision would overflow in the sum of a finite tensor. So may large float32 values: then values are tested.
+    # The sum of a finite tensor would overflow in half precision, and may in float32: then each value is tested.
     wide = torch.float32 if tensor.element_size() < 4 else tensor.dtype
     return bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all())
 
