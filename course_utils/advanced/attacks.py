@@ -153,9 +153,8 @@ def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box)
     for part, labels in zip(x.split(chunk_size(x)), target.split(chunk_size(x)), strict=True):
         leaf = part.detach().to(box.dtype).requires_grad_()
         logits = model(leaf)
-        loss = attack_loss(
-            logits, check_target(labels, logits)
-        ).sum()  # each sample gets the gradient of its own loss, whatever the batch
+        # The sum over the batch: each sample gets the gradient of its own loss.
+        loss = attack_loss(logits, check_target(labels, logits)).sum()
         (gradient,) = gradients_of(loss, [leaf])
         directions.append(gradient.sign())
         all_logits.append(logits.detach())

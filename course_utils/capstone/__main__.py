@@ -34,11 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with process_group(options.device):
         try:
             data, model, history = train(options, folder / "checkpoint.pt")
-        except (
-            ValueError,
-            ConnectionError,
-            FloatingPointError,
-        ) as error:  # its message says what to do
+        except (ValueError, ConnectionError, FloatingPointError) as error:  # its message says what to do
             raise SystemExit(f"{PROGRAM}: error: {error}") from error
         if history.interrupted:
             raise SystemExit("interrupted; no report was written. The same command goes on from the last whole epoch.")
