@@ -3,7 +3,7 @@
     uv run --all-groups benchmarks/attacks_and_attributions.py
 
 One process, one thread, medians; both sides of a ratio run in turns in the same process, on the same data. The network
-is a small one with three convolutions on pictures of 32×32; what is measured is the work around it.
+is a small one with three convolutions on images of 32×32; what is measured is the work around it.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from timing import Report, seconds
 from torch import Tensor, nn
 
 from course_utils.advanced import fgsm_attack, grad_cam, integrated_gradients, pgd_attack, saliency_map
-from course_utils.data import generate_pictures
+from course_utils.data import generate_images
 
 EPS, STEPS, POINTS = 8 / 255, 10, 50
 
@@ -32,8 +32,8 @@ def small_network(num_classes: int) -> nn.Module:
         *(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes)),
     )
-    pictures = generate_pictures(1000, seed=1)
-    x, y = pictures.images.float() / 255, pictures.target
+    generated = generate_images(1000, seed=1)
+    x, y = generated.images.float() / 255, generated.target
     optimizer = torch.optim.Adam(network.parameters(), lr=0.003)
     for rows in torch.randint(1000, (60, 64)):
         optimizer.zero_grad()
@@ -55,7 +55,7 @@ def plain_integrated_gradients(network: nn.Module, x: Tensor, target: Tensor, st
 
 def attacks(report: Report, network: nn.Module, x: Tensor, y: Tensor) -> None:
     report.compare(
-        "FGSM, 256 pictures",
+        "FGSM, 256 images",
         {
             "ours": lambda: fgsm_attack(network, x, y, eps=EPS),
             "torchattacks": lambda: torchattacks.FGSM(network, eps=EPS)(x, y),
@@ -65,7 +65,7 @@ def attacks(report: Report, network: nn.Module, x: Tensor, y: Tensor) -> None:
     )
     for early_stop in (False, True):
         report.compare(
-            f"PGD-10, 256 pictures{', early stop' * early_stop}",
+            f"PGD-10, 256 images{', early stop' * early_stop}",
             {
                 "ours": partial(pgd_attack, network, x, y, eps=EPS, steps=STEPS, seed=0, early_stop=early_stop),
                 "torchattacks": lambda: torchattacks.PGD(network, eps=EPS, alpha=EPS / 4, steps=STEPS)(x, y),
@@ -77,7 +77,7 @@ def attacks(report: Report, network: nn.Module, x: Tensor, y: Tensor) -> None:
 
 def attributions(report: Report, network: nn.Module, x: Tensor, y: Tensor) -> None:
     report.compare(
-        "saliency, 256 pictures",
+        "saliency, 256 images",
         {
             "ours": lambda: saliency_map(network, x, y),
             "captum": lambda: captum.attr.Saliency(network).attribute(x, target=y),
@@ -97,13 +97,13 @@ def attributions(report: Report, network: nn.Module, x: Tensor, y: Tensor) -> No
             return cam(input_tensor=x[:64], targets=targets)
 
     sides = {"ours": lambda: grad_cam(network, x[:64], layer, y[:64]), "captum": by_captum, "grad-cam": by_grad_cam}
-    report.compare("Grad-CAM, 64 pictures", sides, at_most={"captum": 1.05, "grad-cam": None}, rounds=7)
+    report.compare("Grad-CAM, 64 images", sides, at_most={"captum": 1.05, "grad-cam": None}, rounds=7)
 
     one, sixteen = (x[:1], y[:1]), (x[:16], y[:16])
     theirs = captum.attr.IntegratedGradients(network)
     options = {"n_steps": POINTS, "method": "gausslegendre"}
     report.compare(
-        "integrated gradients, 1 picture",
+        "integrated gradients, 1 image",
         {
             "ours": lambda: integrated_gradients(network, *one, **options),
             "loop": lambda: plain_integrated_gradients(network, *one, POINTS),
@@ -149,8 +149,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     network = small_network(10)
-    pictures = generate_pictures(256, seed=2)
-    x, y = pictures.images.float() / 255, pictures.target
+    generated = generate_images(256, seed=2)
+    x, y = generated.images.float() / 255, generated.target
     report = Report("attacks_and_attributions")
     attacks(report, network, x, y)
     attributions(report, network, x, y)

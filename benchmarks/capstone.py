@@ -3,13 +3,13 @@
     uv run --all-groups benchmarks/capstone.py                 # about 25 minutes on two cores
     uv run --all-groups benchmarks/capstone.py --only evaluation
 
-1. The tutorials' loop: `ImageClassifier`, torchvision's CIFAR10 with transforms for each picture, a DataLoader, Adam
-   1e-3, batches of 64, ten epochs, each followed by a look at the held-out pictures.
+1. The tutorials' loop: `ImageClassifier`, torchvision's CIFAR10 with transforms for each image, a DataLoader, Adam
+   1e-3, batches of 64, ten epochs, each followed by a look at the held-out images.
 2. The same network from memory, channels last, one-cycle AdamW, bfloat16 where it is faster.
-3. `FastClassifier`, one pass over a part of the pictures: the tutorials' accuracy, in bfloat16 (where it is faster) and
+3. `FastClassifier`, one pass over a part of the images: the tutorials' accuracy, in bfloat16 (where it is faster) and
    in float32.
 4. `FastClassifier`, ten epochs and thirteen epochs, with and without the mirror image.
-5. Evaluation of 10,000 pictures against a loop that extends lists, for both networks.
+5. Evaluation of 10,000 images against a loop that extends lists, for both networks.
 
 All threads that torch takes by default; the real data are read from where `load_cifar10` looks for them, or downloaded
 there. Processor time stands beside wall time, because a machine that others use stretches only the second.
@@ -42,18 +42,18 @@ PARTS = ("tutorials", "from_memory", "short", "ten", "full", "evaluation")
 
 
 def data_folder() -> Path:
-    """Where `load_cifar10` found the pictures."""
+    """Where `load_cifar10` found the images."""
     folders = [Path(os.environ.get("COURSE_DATA_DIR") or cache_folder()), cache_folder()]
     return next(folder for folder in folders if (folder / "cifar-10-batches-py").exists())
 
 
 def loader(data, *, train: bool) -> DataLoader:
-    """The tutorials' way. The official training pictures are cut as `load_cifar10` cuts them, only at random."""
+    """The tutorials' way. The official training images are cut as `load_cifar10` cuts them, only at random."""
     steps = [transforms.ToTensor(), transforms.Normalize(data.mean.tolist(), data.std.tolist())]
-    pictures = CIFAR10(data_folder(), train=train, transform=transforms.Compose(steps))
+    images = CIFAR10(data_folder(), train=train, transform=transforms.Compose(steps))
     if train:
-        pictures = Subset(pictures, range(len(data.train)))
-    return DataLoader(pictures, batch_size=64, shuffle=train)
+        images = Subset(images, range(len(data.train)))
+    return DataLoader(images, batch_size=64, shuffle=train)
 
 
 class Clock:
@@ -128,7 +128,7 @@ def main() -> None:
         part = data.limit(40_000)
         for amp in ("auto", False):
             run(
-                f"FastClassifier, 40,000 pictures, amp={amp}",
+                f"FastClassifier, 40,000 images, amp={amp}",
                 lambda amp=amp: ours(FastClassifier(), part, epochs=1, batch_size=128, amp=amp),
             )
     if "ten" in options.only:
@@ -147,7 +147,7 @@ def main() -> None:
                 theirs, clock = clock.read()[0], Clock()
                 assert abs(evaluate_model(model, *test, amp=amp).accuracy - expected) < (1e-2 if amp else 1e-3)
                 ratios.append(theirs / clock.read()[0])
-            name = f"evaluating 10,000 pictures, {network.__name__}, amp={amp}"
+            name = f"evaluating 10,000 images, {network.__name__}, amp={amp}"
             report.row(f"{name}: a loop that extends lists / ours", ratios, "times")
     report.save()
 

@@ -127,11 +127,11 @@ def detection(report: Report) -> None:
 
     def plain():
         found = []
-        for picture in raw:
-            scores, labels = (picture[:, 5:] * picture[:, 4:5]).max(1)
+        for image in raw:
+            scores, labels = (image[:, 5:] * image[:, 4:5]).max(1)
             rows = torch.nonzero(scores >= threshold)[:, 0]
             kept = []
-            boxes = box_convert(picture[:, :4], "cxcywh", "xyxy")
+            boxes = box_convert(image[:, :4], "cxcywh", "xyxy")
             for row in rows[scores[rows].argsort(descending=True)].tolist():
                 mine = [k for k in kept if labels[k] == labels[row]]
                 if mine:
@@ -147,11 +147,11 @@ def detection(report: Report) -> None:
 
     def library():
         found = []
-        for picture in raw:
-            scores, labels = picture[:, 5:].max(1)
-            scores = scores * picture[:, 4]
+        for image in raw:
+            scores, labels = image[:, 5:].max(1)
+            scores = scores * image[:, 4]
             keep = scores >= threshold
-            boxes = box_convert(picture[keep, :4], "cxcywh", "xyxy")
+            boxes = box_convert(image[keep, :4], "cxcywh", "xyxy")
             found.append(boxes[batched_nms(boxes, scores[keep], labels[keep], 0.45)])
         return found
 
@@ -373,7 +373,7 @@ def dropout(report: Report) -> None:
     x = torch.rand(256, 3, 32, 32)
 
     @torch.no_grad()
-    def plain():  # picture by picture would be slower still: this is the loop of 50 forward passes
+    def plain():  # image by image would be slower still: this is the loop of 50 forward passes
         model[9].train()
         samples = torch.stack([model(x).softmax(1) for _ in range(50)])
         model.eval()

@@ -25,6 +25,7 @@ from course_utils import (
     optimization,
     pitfalls,
 )
+from tests.support.images import caller_tensors
 from tests.support.models import (
     Apply,
     Careless,
@@ -34,7 +35,6 @@ from tests.support.models import (
     TwoHeads,
     model_with_state,
 )
-from tests.support.pictures import caller_tensors
 from tests.support.snapshots import snapshot, what_changed
 
 RAW = torch.tensor([[[20.0, 20, 9, 9, 0.9, 0.8, 0.1], [21, 20, 9, 9, 0.8, 0.7, 0.2]]]).expand(2, -1, -1)
@@ -43,8 +43,8 @@ CURVE = (torch.linspace(0, 1, 5), torch.linspace(1, 0, 5))
 MAPS = torch.linspace(0, 1, 2 * 4 * 25).reshape(2, 4, 5, 5)
 
 
-def picture_data() -> data.ImageData:
-    drawn = data.generate_pictures(36, classes=("disc", "ring", "square"), seed=0)
+def image_data() -> data.ImageData:
+    drawn = data.generate_images(36, classes=("disc", "ring", "square"), seed=0)
     parts = [data.ImageSet(drawn.images[i::3], drawn.target[i::3]) for i in range(3)]
     return data.ImageData(*parts, drawn.class_names, "shapes", torch.full((3,), 0.5), torch.full((3,), 0.25))
 
@@ -52,22 +52,22 @@ def picture_data() -> data.ImageData:
 @functools.cache
 def made() -> SimpleNamespace:
     """Data and results that the calls read: made when the first of them asks, not when this file is imported."""
-    split, images, two = iris.load_iris_split(), picture_data(), torch.zeros(2, dtype=torch.int64)
+    split, cifar10, two = iris.load_iris_split(), image_data(), torch.zeros(2, dtype=torch.int64)
     model = interpretation.SimpleLanguageModel(5, 4)
     return SimpleNamespace(
         split=split,
         history=iris.train(iris.MLP(), split.x_train, split.y_train, epochs=3, progress=False),
-        pictures=data.generate_pictures(2),
+        generated=data.generate_images(2),
         scenes=data.generate_scenes(2),
         found=interpretation.interpret_detection_output(RAW),
         hypotheses=interpretation.beam_search_decode(model, torch.tensor([[0, 1]]), max_new_tokens=3, vocab="abcde")[0],
-        images=images,
-        test_part=(images.test.images, images.test.target),
-        normalization={"normalization": (images.mean, images.std)},
-        evaluation=capstone.evaluate_logits(torch.eye(3).repeat(4, 1), images.test.target),
-        readings=capstone.PictureReadings(*[two] * 6, ("a", "b")),
+        cifar10=cifar10,
+        test_part=(cifar10.test.images, cifar10.test.target),
+        normalization={"normalization": (cifar10.mean, cifar10.std)},
+        evaluation=capstone.evaluate_logits(torch.eye(3).repeat(4, 1), cifar10.test.target),
+        readings=capstone.ImageReadings(*[two] * 6, ("a", "b")),
         robustness=capstone.RobustnessCurve(*[torch.linspace(0, 1, 4)] * 4, num_samples=9),
-        picture_history=capstone.TrainingHistory(*[torch.linspace(1, 3, 3)] * 6, False, "float32", 0),
+        capstone_history=capstone.TrainingHistory(*[torch.linspace(1, 3, 3)] * 6, False, "float32", 0),
         runs=[(homework.Setting(epochs=2, dropout=0.5), 0)],
         comparison=homework.compare({"lr": [0.1, 1.0]}, seeds=2, epochs=2, progress=False),
     )
@@ -77,7 +77,7 @@ def fresh_tensors() -> dict[str, torch.Tensor]:
     """Arguments that a careless function would write to: some are leaves with a gradient, one is part of a graph."""
     leaf = torch.linspace(-2, 2, 12).reshape(4, 3).requires_grad_()
     leaf.grad = torch.ones_like(leaf)
-    pictures, classes = caller_tensors()  # (5, 3, 8, 8), (5,)
+    images, classes = caller_tensors()  # (5, 3, 8, 8), (5,)
     return {
         "logits": leaf,
         "graph": leaf * 2,
@@ -85,7 +85,7 @@ def fresh_tensors() -> dict[str, torch.Tensor]:
         "probabilities": torch.softmax(leaf.detach(), 1),
         "x": made().split.x_test.clone().requires_grad_(),
         "y": made().split.y_test.clone(),
-        "pictures": pictures,
+        "images": images,
         "classes": classes,
     }
 
@@ -98,9 +98,9 @@ CALLS_WITH_ROWS = {
     "basics.describe_output": lambda m, t: repr(basics.describe_output([t["logits"], {"a": t["graph"]}])),
     "basics.plot_probabilities": lambda m, t: basics.plot_probabilities(t["probabilities"][0])._repr_png_(),
     "basics.plot_temperature": lambda m, t: basics.plot_temperature(t["row"])._repr_png_(),
-    "basics.plot_pictures": lambda m, t: basics.plot_pictures(made().pictures.images)._repr_png_(),
+    "basics.plot_images": lambda m, t: basics.plot_images(made().generated.images)._repr_png_(),
     "basics.plot_segmentation": lambda m, t: basics.plot_segmentation(
-        made().pictures.images[0], made().pictures.masks[:1].float().expand(2, -1, -1), ["a", "b"]
+        made().generated.images[0], made().generated.masks[:1].float().expand(2, -1, -1), ["a", "b"]
     )._repr_png_(),
     "interpretation.interpret_classification_output": lambda m, t: interpretation.interpret_classification_output(
         t["graph"], ["a", "b", "c"]
@@ -128,7 +128,7 @@ CALLS_WITH_ROWS = {
         RAW, logits=True, objectness=False
     ),
     "interpretation.plot_samples": lambda m, t: interpretation.plot_samples(
-        made().pictures.masks[:2], t["probabilities"][:2], t["y"][:2], ["a", "b", "c"]
+        made().generated.masks[:2], t["probabilities"][:2], t["y"][:2], ["a", "b", "c"]
     )._repr_png_(),
     "interpretation.plot_residuals": lambda m, t: interpretation.plot_residuals(
         interpretation.interpret_regression_output(t["graph"], t["logits"])
@@ -211,21 +211,23 @@ CALLS_WITH_ROWS = {
     "advanced.visualize_attributions": lambda m, t: advanced.visualize_attributions(MAPS[:, :1], MAPS)._repr_png_(),
     "advanced.plot_attack": lambda m, t: advanced.plot_attack(MAPS[:, :1], MAPS[:, 1:2])._repr_png_(),
     "advanced.plot_curves": lambda m, t: advanced.plot_curves({"a": CURVE}, xlabel="x", ylabel="y")._repr_png_(),
-    "advanced.plot_seeds": lambda m, t: advanced.plot_seeds({"a": t["row"]}, label="x")._repr_png_(),
+    "advanced.plot_scores_by_seed": lambda m, t: advanced.plot_scores_by_seed({"a": t["row"]}, label="x")._repr_png_(),
     "capstone.evaluate_logits": lambda m, t: capstone.evaluate_logits(t["graph"], torch.tensor([0, 1, 2, 0])),
     "capstone.load_trained_model": lambda m, t: capstone.load_trained_model(),
     "capstone.normalize": lambda m, t: capstone.normalize(
-        made().images.test.images, made().images.mean, made().images.std
+        made().cifar10.test.images, made().cifar10.mean, made().cifar10.std
     ),
     "capstone.plot_confusion_matrix": lambda m, t: capstone.plot_confusion_matrix(made().evaluation)._repr_png_(),
     "capstone.plot_curves": lambda m, t: capstone.plot_curves({"a": CURVE}, xlabel="x", ylabel="y")._repr_png_(),
     "capstone.plot_metrics": lambda m, t: capstone.plot_metrics(made().evaluation)._repr_png_(),
     "capstone.plot_readings": lambda m, t: capstone.plot_readings(
-        made().readings, made().images.test.images
+        made().readings, made().cifar10.test.images
     )._repr_png_(),
     "capstone.plot_robustness": lambda m, t: capstone.plot_robustness({"a": made().robustness})._repr_png_(),
-    "capstone.plot_training": lambda m, t: capstone.plot_training(made().picture_history)._repr_png_(),
-    "capstone.visualize_results": lambda m, t: capstone.visualize_results(made().evaluation, made().images.test.images),
+    "capstone.plot_training": lambda m, t: capstone.plot_training(made().capstone_history)._repr_png_(),
+    "capstone.visualize_results": lambda m, t: capstone.visualize_results(
+        made().evaluation, made().cifar10.test.images
+    ),
     "homework.can_be_batched": lambda m, t: homework.can_be_batched(homework.Setting()),
     "homework.compare": lambda m, t: homework.compare(
         {"lr": [0.1, 1.0]}, data=(t["x"].repeat(4, 1), t["y"].repeat(4)), seeds=2, epochs=2
@@ -254,7 +256,7 @@ CALLS_WITH_ROWS = {
     "iris.plot_loss": lambda m, t: iris.plot_loss(made().history)._repr_png_(),
     "iris.plot_weight_distributions": lambda m, t: iris.plot_weight_distributions(m)._repr_png_(),
     "iris.plot_decision_regions": lambda m, t: iris.plot_decision_regions(m, t["x"], t["y"])._repr_png_(),
-    "data.generate_pictures": lambda m, t: data.generate_pictures(2, seed=None),
+    "data.generate_images": lambda m, t: data.generate_images(2, seed=None),
     "data.generate_scenes": lambda m, t: data.generate_scenes(2, seed=None),
     "data.load_cifar10": lambda m, t: data.load_cifar10(source="shapes"),
     "data.load_recorded_outputs": lambda m, t: data.load_recorded_outputs(),
@@ -264,14 +266,14 @@ CALLS_WITH_ROWS = {
     "checks.exercises": lambda m, t: checks.exercises(),
     "checks.self_check": lambda m, t: checks.self_check(),
 }
-# The same with a model of pictures (N, 3, H, W).
-CALLS_WITH_PICTURES = {
-    "advanced.grad_cam": lambda m, t: advanced.grad_cam(m, t["pictures"], "first", t["classes"]),
+# The same with a model of images (N, 3, H, W).
+CALLS_WITH_IMAGES = {
+    "advanced.grad_cam": lambda m, t: advanced.grad_cam(m, t["images"], "first", t["classes"]),
     "advanced.deletion_curve": lambda m, t: advanced.deletion_curve(
-        m, t["pictures"], t["pictures"].detach().mean(1), t["classes"], n_points=3
+        m, t["images"], t["images"].detach().mean(1), t["classes"], n_points=3
     ),
-    "capstone.bfloat16_is_faster": lambda m, t: capstone.bfloat16_is_faster(m, made().images, pictures=4),
-    "capstone.calibrate_model": lambda m, t: capstone.calibrate_model(m, made().images),
+    "capstone.bfloat16_is_faster": lambda m, t: capstone.bfloat16_is_faster(m, made().cifar10, num_images=4),
+    "capstone.calibrate_model": lambda m, t: capstone.calibrate_model(m, made().cifar10),
     "capstone.evaluate_model": lambda m, t: capstone.evaluate_model(m, *made().test_part, **made().normalization),
     "capstone.evaluate_model, one logit": lambda m, t: capstone.evaluate_model(
         torch.nn.Sequential(m, Apply(lambda z: z[:, :1])),
@@ -286,49 +288,49 @@ CALLS_WITH_PICTURES = {
     "capstone.interpret_model_outputs": lambda m, t: capstone.interpret_model_outputs(
         m, *made().test_part, **made().normalization
     ).to_frame(),
-    "capstone.measure_robustness": lambda m, t: capstone.measure_robustness(m, made().images, eps=0.1, steps=2),
+    "capstone.measure_robustness": lambda m, t: capstone.measure_robustness(m, made().cifar10, eps=0.1, steps=2),
     "capstone.predict_logits": lambda m, t: capstone.predict_logits(m, made().test_part[0], **made().normalization),
     "capstone.train_model": lambda m, t: capstone.train_model(
-        m, made().images, epochs=1, batch_size=6, amp=False, progress=False
+        m, made().cifar10, epochs=1, batch_size=6, amp=False, progress=False
     ),
-    "advanced.fgsm_attack, pictures": lambda m, t: advanced.fgsm_attack(m, t["pictures"], t["classes"], eps=0.1),
-    "advanced.pgd_attack, pictures": lambda m, t: advanced.pgd_attack(m, t["pictures"], t["classes"], eps=0.1, steps=3),
+    "advanced.fgsm_attack, images": lambda m, t: advanced.fgsm_attack(m, t["images"], t["classes"], eps=0.1),
+    "advanced.pgd_attack, images": lambda m, t: advanced.pgd_attack(m, t["images"], t["classes"], eps=0.1, steps=3),
     "advanced.pgd_attack, early stop": lambda m, t: advanced.pgd_attack(
-        m, t["pictures"], t["classes"], eps=0.1, steps=3, early_stop=True
+        m, t["images"], t["classes"], eps=0.1, steps=3, early_stop=True
     ),
-    "advanced.adversarial_training, pictures": lambda m, t: advanced.adversarial_training(
-        m, t["pictures"], t["classes"], eps=0.1, steps=2, seed=0
+    "advanced.adversarial_training, images": lambda m, t: advanced.adversarial_training(
+        m, t["images"], t["classes"], eps=0.1, steps=2, seed=0
     ),
-    "advanced.evaluate_robustness, pictures": lambda m, t: advanced.evaluate_robustness(
+    "advanced.evaluate_robustness, images": lambda m, t: advanced.evaluate_robustness(
         m,
-        [(t["pictures"][:3], t["classes"][:3]), (t["pictures"][3:], t["classes"][3:])],
+        [(t["images"][:3], t["classes"][:3]), (t["images"][3:], t["classes"][3:])],
         advanced.pgd_attack,
         eps=0.1,
         steps=2,
     ),
-    "advanced.saliency_map, pictures": lambda m, t: advanced.saliency_map(m, t["pictures"], t["classes"]),
-    "advanced.integrated_gradients, pictures": lambda m, t: advanced.integrated_gradients(
-        m, t["pictures"], t["classes"], n_steps=4
+    "advanced.saliency_map, images": lambda m, t: advanced.saliency_map(m, t["images"], t["classes"]),
+    "advanced.integrated_gradients, images": lambda m, t: advanced.integrated_gradients(
+        m, t["images"], t["classes"], n_steps=4
     ),
     "advanced.grad_cam, reshaped": lambda m, t: advanced.grad_cam(
-        m, t["pictures"], "first", t["classes"], reshape=lambda maps: maps.flip(1)
+        m, t["images"], "first", t["classes"], reshape=lambda maps: maps.flip(1)
     ),
     "advanced.integrated_gradients, a dict": lambda m, t: advanced.integrated_gradients(
-        m, {"x": t["pictures"]}, t["classes"], n_steps=4
+        m, {"x": t["images"]}, t["classes"], n_steps=4
     ),
-    "advanced.multi_task_inference, pictures": lambda m, t: advanced.multi_task_inference(TwoHeads(m), t["pictures"]),
+    "advanced.multi_task_inference, images": lambda m, t: advanced.multi_task_inference(TwoHeads(m), t["images"]),
 }
-CALLS = CALLS_WITH_ROWS | CALLS_WITH_PICTURES
+CALLS = CALLS_WITH_ROWS | CALLS_WITH_IMAGES
 # By purpose: they write files (their own tests prove that they overwrite none).
 EXEMPT = {"checks.start_exercises", "capstone.write_report", "homework.collect_class"}
 # The capstone hands these on; they are called where they are made.
-HANDED_ON = {"capstone.load_cifar10", "capstone.load_recorded_outputs", "capstone.plot_pictures"}
+HANDED_ON = {"capstone.load_cifar10", "capstone.load_recorded_outputs", "capstone.plot_images"}
 CHANGED_ON_PURPOSE = {
     "capstone.train_model": {"state"},
     "iris.train": {"state"},
     "pitfalls.gradient_clipping": {"gradients"},
 }
-DRAWS_60_000 = {"data.load_cifar10"}  # pictures, as many as CIFAR-10 has
+DRAWS_60_000 = {"data.load_cifar10"}  # images, as many as CIFAR-10 has
 # These take gradients of a model's outputs, so that a model can fail on the way back too.
 WITH_A_WAY_BACK = [
     "iris.train",
@@ -356,14 +358,14 @@ RUNS_THE_MODEL = [
     *("optimization.ensemble_predictions", "optimization.fit_stacking"),
     *("optimization.monte_carlo_dropout", "optimization.deep_ensemble"),
     *("pitfalls.first_nonfinite_layer", "pitfalls.diagnose"),
-    *("advanced.multi_task_inference", "advanced.multi_task_inference, pictures", "advanced.deletion_curve"),
+    *("advanced.multi_task_inference", "advanced.multi_task_inference, images", "advanced.deletion_curve"),
 ]
 
 
 def model_for(name: str, *, training: bool = True) -> ModelWithState:
     """A model for a call of the table. Adversarial training refuses a model in evaluation mode (its own tests)."""
     training = training or "adversarial_training" in name
-    return model_with_state(pictures=name in CALLS_WITH_PICTURES, training=training)
+    return model_with_state(images=name in CALLS_WITH_IMAGES, training=training)
 
 
 def changed_by(name: str, model: torch.nn.Module, tensors: dict[str, torch.Tensor], error=None, words="") -> set[str]:
@@ -394,7 +396,7 @@ def test_every_public_function_has_a_line():
         if isfunction(getattr(module, name)) or hasattr(getattr(module, name), "cache_info")
     }
     assert public == {name.split(",")[0] for name in CALLS} | EXEMPT | HANDED_ON
-    made_elsewhere = (data.load_cifar10, data.load_recorded_outputs, basics.plot_pictures)
+    made_elsewhere = (data.load_cifar10, data.load_recorded_outputs, basics.plot_images)
     assert all(getattr(capstone, name.split(".")[1]) in made_elsewhere for name in HANDED_ON)
     assert set(RUNS_THE_MODEL) <= set(CALLS)
 
@@ -425,7 +427,7 @@ def test_nothing_is_left_behind_when_the_model_raises(name, fail_at, error, trai
 @pytest.mark.parametrize("name", WITH_A_WAY_BACK)
 def test_nothing_is_left_behind_when_the_way_back_raises(name):
     model, tensors = model_for(name), fresh_tensors()
-    x, y = ("pictures", "classes") if name in CALLS_WITH_PICTURES else ("x", "y")
+    x, y = ("images", "classes") if name in CALLS_WITH_IMAGES else ("x", "y")
     tensors[y] = copy.deepcopy(model).eval()(tensors[x]).argmax(1)  # right answers, so that all are attacked
     model.fail_backward, model.error = True, PurposeError
     changed = changed_by(name, model, tensors, PurposeError, "on the way back")
@@ -436,7 +438,7 @@ def test_nothing_is_left_behind_when_the_way_back_raises(name):
 def test_layers_that_write_or_draw_leave_no_trace(name):
     """An in-place layer on the inputs, and dropout as a function, which no mode switches off."""
     tensors = fresh_tensors() | {"x": (made().split.x_test - 0.5).requires_grad_()}
-    changed = changed_by(name, Careless(pictures=name in CALLS_WITH_PICTURES), tensors)
+    changed = changed_by(name, Careless(images=name in CALLS_WITH_IMAGES), tensors)
     assert changed <= CHANGED_ON_PURPOSE.get(name, set())
 
 
@@ -466,17 +468,17 @@ def test_nothing_is_left_behind_when_training_raises_in_the_middle():
 
 @pytest.mark.parametrize("fail_at", [1, 2, 3, 4])
 def test_when_adversarial_training_raises(fail_at):
-    name = "advanced.adversarial_training, pictures"
+    name = "advanced.adversarial_training, images"
     model = model_for(name)  # its BatchNorm is frozen in evaluation mode: nothing may move
     model.fail_at = fail_at  # calls 1 and 2 belong to the attack, 3 and 4 to the losses
     assert changed_by(name, model, fresh_tensors(), RuntimeError, "failed on purpose") == set()
 
 
 def test_adversarial_training_leaves_all_but_batchnorm():
-    model = model_for("advanced.adversarial_training, pictures")
+    model = model_for("advanced.adversarial_training, images")
     model.norm.train()
     kept = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("norm.")}
-    assert changed_by("advanced.adversarial_training, pictures", model, fresh_tensors()) == {"state"}
+    assert changed_by("advanced.adversarial_training, images", model, fresh_tensors()) == {"state"}
     assert all(torch.equal(model.state_dict()[name], value) for name, value in kept.items())
 
 

@@ -1,10 +1,10 @@
-"""Train the course's own CIFAR-10 model on the real pictures, and record its outputs and its weights.
+"""Train the course's own CIFAR-10 model on the real images, and record its outputs and its weights.
 
     uv run --all-groups tools/train_capstone.py
 
 It looks for the data where `load_cifar10` does, trains for about ten minutes on two cores (interrupted, it goes on from
 its checkpoint), and writes `course_utils/data/cifar10_model/`: logits and true classes of the validation and test
-pictures, the weights, and a record with checksums. No picture is written.
+images, the weights, and a record with checksums. No image is written.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from course_utils.advanced.attacks import (
 )
 from course_utils.advanced.attributions import grad_cam, integrated_gradients, saliency_map
 from course_utils.advanced.multitask import MultiTaskLoss, MultiTaskModel, MultiTaskResult, multi_task_inference
-from course_utils.advanced.plotting import plot_attack, plot_seeds, visualize_attributions
+from course_utils.advanced.plotting import plot_attack, plot_scores_by_seed, visualize_attributions
 from course_utils.advanced.scores import deletion_curve, energy_inside, pointing_game
 from course_utils.foundation.plotting import plot_curves
 
@@ -31,7 +31,7 @@ __all__ = [
     "pgd_attack",
     "plot_attack",
     "plot_curves",
-    "plot_seeds",
+    "plot_scores_by_seed",
     "pointing_game",
     "saliency_map",
     "visualize_attributions",

@@ -57,12 +57,12 @@ def fgsm_attack(
 
     Args:
         model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
-        inputs: (N, …), floating point; pictures are (N, channels, H, W).
+        inputs: (N, …), floating point; images are (N, channels, H, W).
         target: the true classes: a tensor, a list or an array of N whole numbers, or one for all samples.
         eps: largest change of a pixel, in pixel units; 0 returns the inputs.
         bounds: (low, high) of a pixel, in pixel units.
         normalization: (mean, std), one number a channel each, if the inputs are (pixel − mean) / std. eps and bounds
-            stay in pixel units. Without it a normalised picture would be clamped to [0, 1] (error E52, chapter 4's
+            stay in pixel units. Without it a normalised image would be clamped to [0, 1] (error E52, chapter 4's
             index).
         task: "multiclass" or "binary".
         seed: of what the model itself draws; None draws fresh numbers.
@@ -154,7 +154,8 @@ def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box)
     for part, labels in zip(x.split(chunk_size(x)), target.split(chunk_size(x)), strict=True):
         leaf = part.detach().to(box.dtype).requires_grad_()
         logits = model(leaf)
-        loss = attack_loss(logits, check_target(labels, logits)).sum()  # a sum: the samples' gradients do not mix
+        # The sum over the batch: each sample gets the gradient of its own loss.
+        loss = attack_loss(logits, check_target(labels, logits)).sum()
         (gradient,) = gradients_of(loss, [leaf])
         directions.append(gradient.sign())
         all_logits.append(logits.detach())
@@ -229,7 +230,7 @@ class _Box:
         if outside.max() > _TOLERANCE * (high - low) and (outside > _rounding(x, mean, self.std, (low, high))).any():
             raise ValueError(
                 f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {pixels.min():.4g} to "
-                f"{pixels.max():.4g}; for normalised pictures pass normalization=(mean, std)"
+                f"{pixels.max():.4g}; for normalised images pass normalization=(mean, std)"
             )
         self.mean, self.limits = mean, (low, high)
         self.lower = self._corner(x, wide, -1)
@@ -426,14 +427,14 @@ def evaluate_robustness(
                 attacked = check_tensor(attack(model, inputs, target, **attack_kwargs), "what the attack returns")
                 attacked = attacked.to(device)
                 _check_limits(attacked, inputs, limits)
-                # What a random model draws here, no attack has seen.
+                # A seed of its own: a model with random layers must not repeat the draws that the attack has seen.
                 after = classifier_logits(model, attacked, task=task, seed=derived_seed(0, "attacked", i))
                 stands = after.argmax(1) == target
                 robust += int(stands.sum())
                 unmoved += int((stands & (attacked == inputs).flatten(1).all(1)).sum())
     if total == 0:
         raise ValueError("the loader is empty; pass at least one batch")
-    if getattr(attack, "func", attack) not in (fgsm_attack, pgd_attack):  # these two warn themselves
+    if getattr(attack, "func", attack) not in (fgsm_attack, pgd_attack):  # these two give this warning themselves
         if unmoved and limits.get("eps"):
             warnings.warn(
                 f"{unmoved} of the {robust} samples that stand came back from the attack exactly as they were; is "

@@ -44,14 +44,14 @@ def saliency_map(
 
     Args:
         model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
-        inputs: pictures (N, channels, H, W), or (N, F).
+        inputs: images (N, channels, H, W), or (N, F).
         target: the class explained: a tensor, a list or an array of N whole numbers, one for all samples, or None for
             the model's answer.
         task: "multiclass", or "binary": there the log-odds of the target are explained, z for class 1, −z for class 0.
         seed: of what the model itself draws; None draws fresh numbers.
 
     Returns:
-        (N, H, W) for pictures, the largest over the channels; (N, F) otherwise. float32 or better.
+        (N, H, W) for images, the largest over the channels; (N, F) otherwise. float32 or better.
     """
     with input_gradients(model, task=task, seed=seed) as frozen:
         x = check_inputs(inputs).requires_grad_()
@@ -79,7 +79,7 @@ def grad_cam(
 
     Args:
         model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
-        inputs: pictures (N, channels, H, W).
+        inputs: images (N, channels, H, W).
         layer: a module of the model or its dotted name, with an output (N, channels, h, w); usually the last
             convolution or the block around it.
         target, task, seed: as in `saliency_map`.
@@ -181,7 +181,7 @@ _CHANNELS_FIRST = (
 
 
 def _has_proportions(grid: torch.Size, size: torch.Size) -> bool:
-    """Could a network have made a grid h × w of a picture H × W? Its proportions stay, up to lost borders."""
+    """Could a network have made a grid h × w of an image H × W? Its proportions stay, up to lost borders."""
     (h, w), (height, width) = grid, size
     return h <= height and w <= width and abs(h - w * height / width) <= 1 + 0.25 * h
 

@@ -65,7 +65,7 @@ class FrozenModel:
 
 
 def layout(model: nn.Module) -> torch.memory_format:
-    """The layout of pictures in memory in which a model runs fastest, as far as it is known to work in it.
+    """The layout of images in memory in which a model runs fastest, as far as it is known to work in it.
 
     Small convolutions are faster in channels-last, but a class that someone wrote may call `x.view(N, −1)`, which fails
     on it (error E62, chapter 4's index). Torch's own layers and the course's networks do not; and a model whose weights
@@ -121,7 +121,7 @@ def check_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:
     if isinstance(inputs, Tensor) and not inputs.is_floating_point():
         raise TypeError(
             f"{name} must have a floating point dtype, because gradients are taken by them, but is "
-            f"{describe_value(inputs)}; pictures: pass .float() / 255; token ids: pass their embeddings, to a module "
+            f"{describe_value(inputs)}; images: pass .float() / 255; token ids: pass their embeddings, to a module "
             "that begins behind the embedding"
         )
     check_tensor(inputs, name)

@@ -136,7 +136,7 @@ class MultiTaskResult(Result):
 
 
 def multi_task_inference(model: nn.Module, inputs: Tensor, *, classification_threshold: float = 0.0) -> MultiTaskResult:
-    """Read both heads, in evaluation mode; the model's modes come back afterwards (E37).
+    """Read both heads, in evaluation mode; the model's modes come back afterwards.
 
     Args:
         model: returns a dict as `MultiTaskModel` does.

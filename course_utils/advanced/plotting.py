@@ -27,14 +27,14 @@ def visualize_attributions(
     title: str = "",
     save_path: str | os.PathLike | None = None,
 ) -> Figure:
-    """Pictures above, the same pictures in grey under their attributions below.
+    """Images above, the same images in grey under their attributions below.
 
     Args:
-        inputs: (N, 1 or 3, H, W), at most 8 are shown. Values outside [0, 1], of normalised pictures, are stretched
+        inputs: (N, 1 or 3, H, W), at most 8 are shown. Values outside [0, 1], of normalised images, are stretched
             to that range for showing.
         attributions: (N, H, W), or (N, channels, H, W), which is summed over the channels. Without negative values
             stronger colour means more; with them, orange speaks for the class and violet against it.
-        titles: one for each picture.
+        titles: one for each image.
         title: of the whole figure, for example the name of the method.
         save_path: also write the figure there.
     """
@@ -48,13 +48,13 @@ def visualize_attributions(
         raise ValueError(f"attributions must have the shape {expected}, but are {describe_value(attributions)}")
     shown = min(len(inputs), 8)
     if titles is not None and len(titles) < shown:
-        raise ValueError(f"titles must have one text for each of {shown} pictures, but has {len(titles)}")
+        raise ValueError(f"titles must have one text for each of {shown} images, but has {len(titles)}")
     figure, axes = new_figure(2, shown, size=(1.6 * shown + 0.8, 3.6))
     signed = bool((maps < 0).any())
     for i in range(shown):
-        picture = _displayable(inputs[i].detach())  # (H, W, 3)
-        _show(axes[i], picture, titles[i] if titles else "")
-        grey = picture.mean(2, keepdim=True).expand(-1, -1, 3) * 0.5 + 0.25
+        image = _displayable(inputs[i].detach())  # (H, W, 3)
+        _show(axes[i], image, titles[i] if titles else "")
+        grey = image.mean(2, keepdim=True).expand(-1, -1, 3) * 0.5 + 0.25
         _show(axes[shown + i], grey, "")
         # A few extreme pixels would leave the rest invisible, so the strongest hundredth shares the last colour.
         size = maps[i].abs().float()
@@ -84,45 +84,45 @@ def plot_attack(
     *,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """Pictures, the same after an attack, and the difference, stretched so that grey is no change.
+    """Images, the same after an attack, and the difference, stretched so that grey is no change.
 
     Args:
         inputs, adversarial: (N, 1 or 3, H, W) in pixel units [0, 1]; at most 8 are shown.
-        titles: two texts a picture, for the clean and the attacked one: [clean 0, attacked 0, clean 1, …].
+        titles: two texts an image, for the clean and the attacked one: [clean 0, attacked 0, clean 1, …].
     """
     check_tensor(inputs, "inputs", ndim=4)
     check_tensor(adversarial, "adversarial", ndim=4)
     if inputs.shape != adversarial.shape or inputs.shape[1] not in (1, 3):
         raise ValueError(
-            "inputs and adversarial must be pictures of the same shape with 1 or 3 channels, but are "
+            "inputs and adversarial must be images of the same shape with 1 or 3 channels, but are "
             f"{describe_value(inputs)} and {describe_value(adversarial)}"
         )
     shown = min(len(inputs), 8)
     if titles is not None and len(titles) < 2 * shown:
-        raise ValueError(f"titles must have two texts for each of {shown} pictures, but has {len(titles)}")
+        raise ValueError(f"titles must have two texts for each of {shown} images, but has {len(titles)}")
     figure, axes = new_figure(3, shown, size=(1.5 * shown + 0.6, 5.0))
     difference = (adversarial - inputs).detach()
     largest = float(difference.abs().max()) or 0.5
     rows = (inputs.detach(), adversarial.detach(), 0.5 + 0.5 * difference / largest)
-    for row, pictures in enumerate(rows):
+    for row, images in enumerate(rows):
         for i in range(shown):
             title = titles[2 * i + row] if titles and row < 2 else ""
-            _show(axes[row * shown + i], _displayable(pictures[i]), title)
+            _show(axes[row * shown + i], _displayable(images[i]), title)
     for row, label in enumerate(("clean", "attacked", f"difference\n× {0.5 / largest:.0f}")):
         axes[row * shown].set_ylabel(label)
     return finish(figure)
 
 
-def _displayable(picture: Tensor) -> Tensor:
+def _displayable(image: Tensor) -> Tensor:
     """(1 or 3, H, W) → (H, W, 3) in [0, 1]."""
-    picture = picture.float()
-    if picture.min() < 0 or picture.max() > 1:
-        picture = (picture - picture.min()) / (picture.max() - picture.min()).clamp(min=1e-12)
-    return picture.expand(3, -1, -1).permute(1, 2, 0)
+    image = image.float()
+    if image.min() < 0 or image.max() > 1:
+        image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
+    return image.expand(3, -1, -1).permute(1, 2, 0)
 
 
-def _show(ax: Axes, picture: Tensor, title: str) -> None:
-    ax.imshow(as_numpy(picture))
+def _show(ax: Axes, image: Tensor, title: str) -> None:
+    ax.imshow(as_numpy(image))
     ax.set_title(title, fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
@@ -130,7 +130,7 @@ def _show(ax: Axes, picture: Tensor, title: str) -> None:
 
 
 @course_style()
-def plot_seeds(
+def plot_scores_by_seed(
     results: Mapping[str, Sequence[float] | Tensor],
     *,
     label: str,

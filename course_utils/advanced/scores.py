@@ -27,14 +27,14 @@ def pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
     """
     _check_maps(attributions, masks)
     flat = attributions.flatten(1)
-    points = (flat != flat[:, :1]).any(1)  # a map that is the same everywhere points nowhere
+    points = (flat != flat[:, :1]).any(1)  # a constant map has no maximum to point at
     return points & masks.to(flat.device).flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0]
 
 
 def energy_inside(attributions: Tensor, masks: Tensor) -> Tensor:
     """The share of the attribution's mass that lies on the object.
 
-    Compare it with the mask's share of the picture, which is what an attribution without any idea gets. Source: Wang
+    Compare it with the mask's share of the image, which is what an attribution without any idea gets. Source: Wang
     et al. (2020), "Score-CAM", the energy-based pointing game.
 
     Args:
@@ -87,14 +87,14 @@ def deletion_curve(
 
     Args:
         model: returns logits (N, C), or with `task="binary"` one logit a sample.
-        inputs: pictures (N, channels, H, W), or (N, F).
+        inputs: images (N, channels, H, W), or (N, F).
         attributions: (N, H, W), or (N, F). Of equally important pixels the first ones change first, row by row.
         target: the class whose probability is followed: a tensor, a list or an array of N whole numbers, one for all
             samples, or None for the model's answer.
         n_points: at least 2 points from 0 to all pixels.
-        insertion: begin with the empty picture instead.
+        insertion: begin with the empty image instead.
         fill: what stands in place of a pixel that is gone: a number, or a tensor that broadcasts to the inputs, such as
-            a mean colour (channels, 1, 1) or blurred pictures.
+            a mean colour (channels, 1, 1) or blurred images.
         task: "multiclass" or "binary".
         batch_size: samples that go through the model at a time; None takes all.
         seed: of what a random model draws: the same at every point; None draws fresh numbers.

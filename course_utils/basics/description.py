@@ -115,8 +115,8 @@ class OutputReport:
             return "none, the tensor is empty"
         values = "none finite" if self.minimum is None else f"{self.minimum:.4g} to {self.maximum:.4g}"
         values = f"magnitudes {values}" if self.dtype.is_complex else values
-        sick = self.nan_count or self.inf_count
-        return f"{values}, {self.nan_count} NaN, {self.inf_count} infinite" if sick else f"{values}, all finite"
+        nonfinite = self.nan_count or self.inf_count
+        return f"{values}, {self.nan_count} NaN, {self.inf_count} infinite" if nonfinite else f"{values}, all finite"
 
     def _repr_html_(self) -> str:
         leaves = self._leaves()
@@ -133,7 +133,7 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
 
     Args:
         output: a tensor, or dicts, lists, tuples, dataclasses and objects with `.logits`, nested as deep as you like.
-            NaN and Inf are welcome: they are counted. So are empty parts, as a detector makes them of a picture without
+            NaN and Inf are welcome: they are counted. So are empty parts, as a detector makes them of an image without
             objects. A part that is no tensor, such as the cache of a language model, is skipped and named.
         task: "binary", "multiclass", "multilabel", "regression", "segmentation" (N, C, H, W) or "sequence" (N, T, V);
             None guesses from the shape.

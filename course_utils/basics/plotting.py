@@ -69,29 +69,29 @@ def plot_temperature(logits: Tensor, temperatures: Sequence[float] = (0.5, 1.0, 
 
 
 @course_style()
-def plot_pictures(
+def plot_images(
     images: Tensor,
     titles: Sequence[str] | None = None,
     *,
     columns: int = 8,
 ) -> Figure:
-    """A grid of pictures, grey or in colour.
+    """A grid of images, grey or in colour.
 
     Args:
         images: (N, H, W) grey, any range; or (N, 3, H, W) RGB, uint8 or floats in [0, 1].
-        titles: N texts, one above each picture.
-        columns: pictures in a row.
+        titles: N texts, one above each image.
+        columns: images in a row.
     """
-    pictures = _as_shown(images)
-    if titles is not None and len(titles) != len(pictures):
-        raise ValueError(f"titles must have one text for each of the {len(pictures)} pictures, but has {len(titles)}")
-    columns = min(check_count(columns, "columns"), len(pictures))
-    rows = -(-len(pictures) // columns)
+    shown = _as_shown(images)
+    if titles is not None and len(titles) != len(shown):
+        raise ValueError(f"titles must have one text for each of the {len(shown)} images, but has {len(titles)}")
+    columns = min(check_count(columns, "columns"), len(shown))
+    rows = -(-len(shown) // columns)
     figure, axes = new_figure(rows, columns, size=(1.35 * columns, 1.6 * rows))
     for ax in axes:
         ax.set_axis_off()
-    for i, (ax, picture) in enumerate(zip(axes, pictures, strict=False)):
-        ax.imshow(picture, cmap="gray_r" if picture.ndim == 2 else None)
+    for i, (ax, image) in enumerate(zip(axes, shown, strict=False)):
+        ax.imshow(image, cmap="gray_r" if image.ndim == 2 else None)
         if titles is not None:
             ax.set_title(titles[i], fontsize=9, loc="center")
     return finish(figure)
@@ -103,7 +103,7 @@ def plot_segmentation(
     probabilities: Tensor,
     class_names: Sequence[str] | None = None,
 ) -> Figure:
-    """A picture, each pixel's probability of every class, and each pixel's most probable class.
+    """An image, each pixel's probability of every class, and each pixel's most probable class.
 
     Args:
         image: (3, H, W), uint8 or floats in [0, 1].
@@ -142,11 +142,11 @@ def plot_segmentation(
 
 
 def _as_shown(images: Tensor) -> list:
-    """Pictures as arrays that imshow understands: (H, W) or (H, W, 3)."""
+    """Images as arrays that imshow understands: (H, W) or (H, W, 3)."""
     if not isinstance(images, Tensor) or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[1] != 3):
         raise ValueError(f"images must be a tensor (N, H, W) or (N, 3, H, W), but is {describe_value(images)}")
     if len(images) == 0:
-        raise ValueError("images is empty; pass at least one picture")
+        raise ValueError("images is empty; pass at least one image")
     if images.is_floating_point():
         check_tensor(images, "images")
     if images.ndim == 4 and images.is_floating_point() and (images.min() < 0 or images.max() > 1):

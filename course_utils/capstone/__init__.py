@@ -1,19 +1,19 @@
-"""Chapter 6: CIFAR-10 from the pictures to the model card. It stands on all chapters before it."""
+"""Chapter 6: CIFAR-10 from the images to the model card. It stands on all chapters before it."""
 
-from course_utils.basics import plot_pictures
+from course_utils.basics import plot_images
 from course_utils.capstone.evaluation import (
     Calibration,
     Evaluation,
     FlipAverage,
-    PictureReadings,
+    ImageReadings,
     calibrate_model,
     evaluate_logits,
     evaluate_model,
     interpret_model_outputs,
     predict_logits,
 )
-from course_utils.capstone.models import FastClassifier, ImageClassifier, PictureClassifier
-from course_utils.capstone.pictures import Augmentation, normalize
+from course_utils.capstone.images import Augmentation, normalize
+from course_utils.capstone.models import FastClassifier, ImageClassifier, NormalizedImageClassifier
 from course_utils.capstone.plotting import (
     plot_confusion_matrix,
     plot_metrics,
@@ -38,9 +38,9 @@ __all__ = [
     "FlipAverage",
     "ImageClassifier",
     "ImageData",
+    "ImageReadings",
     "ImageSet",
-    "PictureClassifier",
-    "PictureReadings",
+    "NormalizedImageClassifier",
     "Recipe",
     "RecordedOutputs",
     "RobustnessCurve",
@@ -57,8 +57,8 @@ __all__ = [
     "normalize",
     "plot_confusion_matrix",
     "plot_curves",
+    "plot_images",
     "plot_metrics",
-    "plot_pictures",
     "plot_readings",
     "plot_robustness",
     "plot_training",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from course_utils.capstone.distributed import process_group, rank
-from course_utils.capstone.models import FastClassifier, ImageClassifier, PictureClassifier
+from course_utils.capstone.models import FastClassifier, ImageClassifier, NormalizedImageClassifier
 from course_utils.capstone.report import write_report
 from course_utils.capstone.training import TrainingHistory, train_model
 from course_utils.data import ImageData, load_cifar10
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with process_group(options.device):
         try:
             data, model, history = train(options, folder / "checkpoint.pt")
-        except (ValueError, ConnectionError, FloatingPointError) as error:  # they say what to do; where helps nobody
+        except (ValueError, ConnectionError, FloatingPointError) as error:  # its message says what to do
             raise SystemExit(f"{PROGRAM}: error: {error}") from error
         if history.interrupted:
             raise SystemExit("interrupted; no report was written. The same command goes on from the last whole epoch.")
@@ -43,11 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = {name: value for name, value in vars(options).items() if name not in ("out", "root")}
         figures = write_report(model, data, folder, history=history, run={"options": settings})["as_trained"]
         low, high = figures["intervals"]["accuracy"]
-        print(f"{data.name}: accuracy {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}] on the test pictures")
+        print(f"{data.name}: accuracy {figures['accuracy']:.3f} [{low:.3f}, {high:.3f}] on the test images")
         print(f"written: {folder / 'report.html'}")
 
 
-def train(options: argparse.Namespace, checkpoint: Path) -> tuple[ImageData, PictureClassifier, TrainingHistory]:
+def train(
+    options: argparse.Namespace, checkpoint: Path
+) -> tuple[ImageData, NormalizedImageClassifier, TrainingHistory]:
     data = load_cifar10(options.root, source=options.source, seed=options.seed)
     data = data if options.limit is None else data.limit(options.limit)
     with isolated_randomness(options.seed):  # the initial weights
@@ -78,9 +80,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-augment", action="store_true", help="neither shift nor flip")
     parser.add_argument("--amp", choices=tuple(AMP), default="auto", help="bfloat16: measured, always or never")
     parser.add_argument("--device", choices=DEVICES, default="auto")
-    parser.add_argument("--source", choices=SOURCES, default="auto", help="of the pictures")
+    parser.add_argument("--source", choices=SOURCES, default="auto", help="of the images")
     parser.add_argument("--root", help="folder that holds cifar-10-batches-py")
-    limit = "use only so many pictures of each part, at least 100, for a quick look"
+    limit = "use only so many images of each part, at least 100, for a quick look"
     parser.add_argument("--limit", type=whole(100), help=limit)
     parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)
     options = parser.parse_args(arguments)

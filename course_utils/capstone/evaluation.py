@@ -1,4 +1,4 @@
-"""What a trained picture classifier is worth, and what it says about single pictures."""
+"""What a trained image classifier is worth, and what it says about single images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.capstone.distributed import gathered, share
-from course_utils.capstone.models import PictureClassifier, dtype_of, layout
-from course_utils.capstone.pictures import check_data, check_images, scaled
+from course_utils.capstone.images import check_data, check_images, scaled
+from course_utils.capstone.models import NormalizedImageClassifier, dtype_of, layout
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import (
     check_choice,
@@ -49,18 +49,18 @@ def predict_logits(
     batch_size: int = 250,
     amp: bool = False,
 ) -> Tensor:
-    """The logits of many pictures, batch by batch, in evaluation mode.
+    """The logits of many images, batch by batch, in evaluation mode.
 
     Under torchrun every process must call it; each reads its share, and all get the whole.
 
     Args:
-        model: normalised pictures → logits (N, C); for `task="binary"` one logit z a picture, (N, 1) or (N,), which
+        model: normalised images → logits (N, C); for `task="binary"` one logit z an image, (N, 1) or (N,), which
             becomes two: 0 and z.
         images: uint8 (N, 3, H, W), which are normalised here, or floating point, which are taken as normalised. If
             they look like bare pixels, and the model knows how to normalise, a warning says so.
         task: "multiclass" or "binary".
-        normalization: (mean, std), each (3,), of uint8 pictures; None takes the model's own.
-        batch_size: pictures in one pass.
+        normalization: (mean, std), each (3,), of uint8 images; None takes the model's own.
+        batch_size: images in one pass.
         amp: compute in bfloat16 where it is safe (automatic mixed precision). With hardware for it, about twice as
             fast; the logits are then right to two or three digits, and a few answers in ten thousand change.
 
@@ -68,7 +68,7 @@ def predict_logits(
         (N, C), on the model's device; half precision becomes float32.
 
     Raises:
-        ValueError: uint8 pictures, and neither `normalization` nor a model that knows its own.
+        ValueError: uint8 images, and neither `normalization` nor a model that knows its own.
     """
     check_model(model)
     check_choice(task, "task", ("multiclass", "binary"))
@@ -92,17 +92,17 @@ def predict_logits(
 
 
 def _statistics(model: nn.Module, images: Tensor, normalization: Normalization | None) -> Normalization | None:
-    """Mean and standard deviation for uint8 pictures; None for pictures that are normalised already."""
-    known = [(part.mean, part.std) for part in model.modules() if isinstance(part, PictureClassifier)]
+    """Mean and standard deviation for uint8 images; None for images that are normalised already."""
+    known = [(part.mean, part.std) for part in model.modules() if isinstance(part, NormalizedImageClassifier)]
     knows = bool(known) and bool(known[0][1].all())
     if images.is_floating_point():
         if normalization is not None:
             raise ValueError("floating-point images are taken as normalised; pass uint8 images, or no normalization")
         low, high = map(float, images.detach().aminmax())
-        if knows and low >= 0 and high > 0:  # of a normalised picture, what is darker than the mean is negative
+        if knows and low >= 0 and high > 0:  # of a normalised image, what is darker than the mean is negative
             warnings.warn(
                 f"floating-point images are taken as normalised, but these range from {low:.3g} to {high:.3g} and "
-                "look like bare pixels; pass them as uint8, or model.normalize(pictures as uint8)",
+                "look like bare pixels; pass them as uint8, or model.normalize(images as uint8)",
                 stacklevel=4,
             )
         return None
@@ -120,7 +120,7 @@ def _statistics(model: nn.Module, images: Tensor, normalization: Normalization |
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation(Result):
-    """How well a classifier does on N pictures with known classes.
+    """How well a classifier does on N images with known classes.
 
     Attributes:
         accuracy: share of right predictions.
@@ -169,11 +169,11 @@ class Evaluation(Result):
         return answered.double() / len(wrong), wrong[answered - 1] / answered
 
     def worst_first(self) -> Tensor:
-        """int64 (N,), the pictures in the order of the probability of their true class, the least one first."""
+        """int64 (N,), the images in the order of the probability of their true class, the least one first."""
         return _worst_first(self.logits, self.target)
 
     def metrics(self) -> dict[str, Any]:
-        """The figures without the pictures, ready for a JSON file."""
+        """The figures without the images, ready for a JSON file."""
         figures = {name: getattr(self, name) for name in ("accuracy", "precision", "recall", "f1", "nll", "ece")}
         intervals = {name: list(interval) for name, interval in self.intervals.items()}
         return {"num_samples": len(self), **figures, "intervals": intervals}
@@ -182,7 +182,7 @@ class Evaluation(Result):
         low, high = self.accuracy_interval
         return (
             f"Evaluation(accuracy {self.accuracy:.3f} [{low:.3f}, {high:.3f}], macro f1 {self.f1:.3f}, "
-            f"nll {self.nll:.3f}, ece {self.ece:.3f}, {len(self):,} pictures)"
+            f"nll {self.nll:.3f}, ece {self.ece:.3f}, {len(self):,} images)"
         )
 
     def _repr_html_(self) -> str:
@@ -200,7 +200,7 @@ def evaluate_model(
     batch_size: int = 250,
     amp: bool = False,
 ) -> Evaluation:
-    """Run a classifier over pictures in evaluation mode, and measure it.
+    """Run a classifier over images in evaluation mode, and measure it.
 
     Args:
         model, images, task, normalization, batch_size, amp: as in `predict_logits`.
@@ -274,7 +274,7 @@ def _scores(confusion: Tensor) -> dict[str, Tensor]:
 def _bootstrap_intervals(confusion: Tensor, *, resamples: int = 1000) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of the macro scores.
 
-    To draw N pictures with replacement is to draw N cells of the confusion matrix, so no picture is looked at again.
+    To draw N images with replacement is to draw N cells of the confusion matrix, so no image is looked at again.
     """
     import numpy as np
 
@@ -288,11 +288,11 @@ def _bootstrap_intervals(confusion: Tensor, *, resamples: int = 1000) -> dict[st
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PictureReadings(Result):
-    """A model's opinion on a few pictures.
+class ImageReadings(Result):
+    """A model's opinion on a few images.
 
     Attributes:
-        index: int64 (M,), which pictures.
+        index: int64 (M,), which images.
         target: int64 (M,), their true classes.
         labels, confidence: (M,), the decision and its probability.
         topk_labels, topk_confidence: (M, k), the k most probable classes, best first.
@@ -310,7 +310,7 @@ class PictureReadings(Result):
     per_sample: ClassVar = ("index", "target", "labels", "confidence", "topk_labels", "topk_confidence")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a picture: its number, its true class, and the most probable classes in words."""
+        """One row an image: its number, its true class, and the most probable classes in words."""
         import pandas as pd
 
         rows = []
@@ -319,12 +319,12 @@ class PictureReadings(Result):
         ):
             words = [f"{self.class_names[k]} {p:.0%}" for k, p in zip(labels, confidence, strict=True)]
             places = dict(zip(("first", "second", "third"), words, strict=False))
-            rows.append({"picture": i, "true": self.class_names[target], **places, "right": labels[0] == target})
+            rows.append({"image": i, "true": self.class_names[target], **places, "right": labels[0] == target})
         return pd.DataFrame(rows)
 
 
-def readings_of(evaluation: Evaluation, index: Tensor) -> PictureReadings:
-    """What an evaluated model said about a few of its pictures, int64 (M,), without asking it again."""
+def readings_of(evaluation: Evaluation, index: Tensor) -> ImageReadings:
+    """What an evaluated model predicted for a few of its images, int64 (M,), without asking it again."""
     return _readings(index, evaluation.target[index], evaluation.logits[index], evaluation.class_names)
 
 
@@ -334,9 +334,9 @@ def _worst_first(logits: Tensor, target: Tensor) -> Tensor:
     return loss.argsort(descending=True, stable=True)
 
 
-def _readings(index: Tensor, target: Tensor, logits: Tensor, names: tuple[str, ...]) -> PictureReadings:
+def _readings(index: Tensor, target: Tensor, logits: Tensor, names: tuple[str, ...]) -> ImageReadings:
     read = interpret_classification_output(logits, names, top_k=min(3, len(names)))
-    return PictureReadings(index, target, read.labels, read.confidence, read.topk_labels, read.topk_confidence, names)
+    return ImageReadings(index, target, read.labels, read.confidence, read.topk_labels, read.topk_confidence, names)
 
 
 def interpret_model_outputs(
@@ -350,20 +350,20 @@ def interpret_model_outputs(
     seed: int | None = 0,
     task: str = "multiclass",
     normalization: Normalization | None = None,
-) -> PictureReadings:
-    """What the model says about a few pictures: its three most probable classes, with their probabilities.
+) -> ImageReadings:
+    """What the model says about a few images: its three most probable classes, with their probabilities.
 
     Args:
         model, images, task, normalization: as in `predict_logits`.
         target: (N,) true classes, a tensor, a list or an array.
         class_names: C names; None numbers the classes.
-        num_samples: how many pictures; all, if there are fewer.
-        worst_first: the pictures whose true class got the least probability, worst first; otherwise a random choice.
+        num_samples: how many images; all, if there are fewer.
+        worst_first: the images whose true class got the least probability, worst first; otherwise a random choice.
         seed: of that choice.
     """
     check_count(num_samples, "num_samples")
     check_tensor(images, "images", ndim=4, floating=None)
-    # The worst ones are known only when all were read; of a random choice no others need to be.
+    # To find the worst, the model must see all images; a random choice is made first, and only it goes through.
     everything = torch.arange(len(images))
     chosen = everything if worst_first else torch.randperm(len(images), generator=make_generator(seed))[:num_samples]
     logits = predict_logits(model, images[chosen.to(images.device)], task=task, normalization=normalization).cpu()
@@ -376,7 +376,7 @@ def interpret_model_outputs(
 
 
 class FlipAverage(nn.Module):
-    """A classifier that looks at each picture and at its mirror image, and returns the mean of the logits.
+    """A classifier that looks at each image and at its mirror image, and returns the mean of the logits.
 
     A form of test-time augmentation. It costs a second pass, and is named wherever a figure was made with it.
     """
@@ -396,9 +396,9 @@ class Calibration:
 
     Attributes:
         model: the calibrated classifier: the given one, its logits divided by the temperature. Use this one from now
-            on: a temperature that is fitted and not applied changes nothing (E31).
-        temperature: fitted on the validation pictures; above 1 for an over-confident network.
-        before, after: `Evaluation`s on the test pictures.
+            on: a temperature that is fitted and not applied changes nothing.
+        temperature: fitted on the validation images; above 1 for an over-confident network.
+        before, after: `Evaluation`s on the test images.
     """
 
     model: nn.Module
@@ -409,18 +409,18 @@ class Calibration:
     def __repr__(self) -> str:
         ece, nll = ((getattr(self.before, name), getattr(self.after, name)) for name in ("ece", "nll"))
         return (
-            f"Calibration(temperature {self.temperature:.3f}; on the test pictures ece {ece[0]:.3f} → {ece[1]:.3f}, "
+            f"Calibration(temperature {self.temperature:.3f}; on the test images ece {ece[0]:.3f} → {ece[1]:.3f}, "
             f"nll {nll[0]:.3f} → {nll[1]:.3f})"
         )
 
 
 def calibrate_model(model: nn.Module, data: ImageData) -> Calibration:
-    """Fit a temperature on the validation pictures, apply it, and report the test pictures before and after.
+    """Fit a temperature on the validation images, apply it, and report the test images before and after.
 
     The predicted classes stay the same: dividing logits by one number keeps their order.
 
     Args:
-        model: normalised pictures → logits (N, C). It is not changed; `.model` of the result shares its parameters.
+        model: normalised images → logits (N, C). It is not changed; `.model` of the result shares its parameters.
         data: from `load_cifar10`; normalised with its statistics.
     """
     model = check_model(model)

@@ -1,4 +1,4 @@
-"""Two networks for pictures of 32×32 pixels: the tutorials' one, and one that learns ten times as fast."""
+"""Two networks for images of 32×32 pixels: the tutorials' one, and one that learns ten times as fast."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.capstone.pictures import normalize
+from course_utils.capstone.images import normalize
 from course_utils.capstone.recipes import Recipe
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count
 
 
-class PictureClassifier(nn.Module):
-    """Base of the capstone's networks: it knows how the pictures it was trained on were normalised.
+class NormalizedImageClassifier(nn.Module):
+    """Base of the capstone's networks: it knows how the images it was trained on were normalised.
 
-    `forward` takes normalised pictures, `normalize` makes them. The statistics are buffers, so they are saved with the
-    weights, and a model that is loaded elsewhere still sees pictures as it did in training.
+    `forward` takes normalised images, `normalize` makes them. The statistics are buffers, so they are saved with the
+    weights, and a model that is loaded elsewhere still sees images as it did in training.
 
     Attributes:
         recipe: how `train_model` trains it, unless told otherwise.
         cam_layer: the layer for `grad_cam`.
-        mean, std: of the training pictures, float32 (3,), in units in which a pixel lies in [0, 1].
+        mean, std: of the training images, float32 (3,), in units in which a pixel lies in [0, 1].
     """
 
     recipe: ClassVar[Recipe] = Recipe()
@@ -38,37 +38,36 @@ class PictureClassifier(nn.Module):
 
     @torch.no_grad()
     def learn_statistics(self, data: ImageData) -> None:
-        """Take over what is measured on the training pictures and not trained."""
+        """Take over what is measured on the training images and not trained."""
         self.mean.copy_(data.mean)
         self.std.copy_(data.std)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Pictures uint8 (N, 3, H, W) → (pixel/255 − mean)/std, float32 (N, 3, H, W), on the model's device."""
+        """Images uint8 (N, 3, H, W) → (pixel/255 − mean)/std, float32 (N, 3, H, W), on the model's device."""
         if not self.std.all():
             raise ValueError(
-                "this model does not know how its training pictures were normalised; train it with train_model, or "
+                "this model does not know how its training images were normalised; train it with train_model, or "
                 "call learn_statistics(data)"
             )
         return normalize(images.to(self.mean.device), self.mean, self.std)
 
 
 def layout(model: nn.Module) -> torch.memory_format:
-    """Channels last for our networks, in which convolutions are fastest; others may call `x.view`, which fails on it
-    (E62)."""
-    ours = any(isinstance(part, PictureClassifier) for part in model.modules())
+    """Channels last, the fastest for convolutions, in the course's networks; in another model `x.view` may fail."""
+    ours = any(isinstance(part, NormalizedImageClassifier) for part in model.modules())
     return torch.channels_last if ours else torch.contiguous_format
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """In which precision a model takes its pictures: that of its parameters, float32 if it has none."""
+    """In which precision a model takes its images: that of its parameters, float32 if it has none."""
     return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
 
 
-class ImageClassifier(PictureClassifier):
+class ImageClassifier(NormalizedImageClassifier):
     """The tutorials' network: three 3×3 convolutions of 32, 64 and 128 channels, and two linear layers.
 
     Each convolution is followed by ReLU and 2×2 max pooling, the first linear layer by ReLU and dropout. It takes
-    normalised pictures (N, 3, 32, 32) and returns logits (N, num_classes).
+    normalised images (N, 3, 32, 32) and returns logits (N, num_classes).
 
     >>> ImageClassifier()(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])
@@ -93,13 +92,14 @@ class ImageClassifier(PictureClassifier):
         return self.head(self.features(x))
 
 
-class FastClassifier(PictureClassifier):
-    """A small convolutional network in which every layer starts where others would need an epoch to get.
+class FastClassifier(NormalizedImageClassifier):
+    """A small convolutional network whose layers start well, so that the first epochs are not spent on
+    what initial weights can give.
 
-    1. A fixed first layer turns each 2×2 patch of the picture into uncorrelated numbers of equal variance (whitening),
+    1. A fixed first layer turns each 2×2 patch of the image into uncorrelated numbers of equal variance (whitening),
        with the eigenvectors of the training patches. `train_model` computes them before the first epoch.
     2. Three blocks of 3×3 convolution, pooling, BatchNorm, GELU, convolution, BatchNorm, GELU. Convolutions begin as
-       the identity in their first channels (Dirac), so that pictures reach the last layer from the first step on.
+       the identity in their first channels (Dirac), so that images reach the last layer from the first step on.
     3. The largest value of each channel goes to a linear layer whose logits are scaled down.
 
     What Grad-CAM means here: at `cam_layer`, the last 3×3 feature maps, a channel's weight is the linear layer's for
@@ -107,9 +107,9 @@ class FastClassifier(PictureClassifier):
     only the largest value of a channel decided, and the map also shows where else the channel is active; with average
     pooling the two would be the same. One block further down the gradient reaches only the few places from which the
     maxima come, and its mean over space, which Grad-CAM takes as a weight, says little: that map is no better than the
-    picture's centre.
+    image's centre.
 
-    It takes normalised pictures (N, 3, H, W) with H, W ≥ 16 and returns logits (N, num_classes). After the design of
+    It takes normalised images (N, 3, H, W) with H, W ≥ 16 and returns logits (N, num_classes). After the design of
     Jordan (2024), "94% on CIFAR-10 in 3.29 seconds on a single GPU", with narrower blocks.
 
     >>> FastClassifier()(torch.zeros(2, 3, 32, 32)).shape
@@ -142,14 +142,14 @@ class FastClassifier(PictureClassifier):
         self.head = nn.Linear(widths[2], num_classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.features(self.whitening(x))  # (N, C, 3, 3) for pictures of 32×32
+        features = self.features(self.whitening(x))  # (N, C, 3, 3) for images of 32×32
         return self.head(features.amax((2, 3))) / 9
 
     @torch.no_grad()
     def learn_statistics(self, data: ImageData) -> None:
         """Also set the first layer, unless it was set before: a model that is trained further keeps its own.
 
-        With the covariance V Λ Vᵀ of the patches of 2,000 pictures, a patch p becomes Λ^(−1/2) Vᵀ p; a small number
+        With the covariance V Λ Vᵀ of the patches of 2,000 images, a patch p becomes Λ^(−1/2) Vᵀ p; a small number
         added to Λ keeps directions that hardly vary from growing into noise.
         """
         super().learn_statistics(data)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.basics import plot_pictures
-from course_utils.capstone.evaluation import Evaluation, PictureReadings, readings_of
-from course_utils.capstone.pictures import check_images
+from course_utils.basics import plot_images
+from course_utils.capstone.evaluation import Evaluation, ImageReadings, readings_of
+from course_utils.capstone.images import check_images
 from course_utils.capstone.robustness import RobustnessCurve
 from course_utils.capstone.training import TrainingHistory
 from course_utils.foundation.arguments import check_count, describe_value
@@ -37,24 +37,24 @@ def _check_kind(value: object, name: str, kind: type) -> None:
         raise TypeError(f"{name} must be of type {kind.__name__}, but is {describe_value(value)}")
 
 
-def plot_readings(readings: PictureReadings, images: Tensor) -> Figure:
-    """The pictures of `interpret_model_outputs`, each with its true class and the model's decision.
+def plot_readings(readings: ImageReadings, images: Tensor) -> Figure:
+    """The images of `interpret_model_outputs`, each with its true class and the model's decision.
 
     Args:
         readings: about some of `images`.
-        images: all the pictures, uint8 (N, 3, H, W).
+        images: all of them, uint8 (N, 3, H, W).
     """
-    _check_kind(readings, "readings", PictureReadings)
+    _check_kind(readings, "readings", ImageReadings)
     check_images(images)
     if int(readings.index.max()) >= len(images):
-        raise ValueError(f"readings are about picture {int(readings.index.max())}, but images has {len(images)}")
+        raise ValueError(f"readings are about image {int(readings.index.max())}, but images has {len(images)}")
     rows = zip(readings.target.tolist(), readings.labels.tolist(), readings.confidence.tolist(), strict=True)
     names = [literal(name) for name in readings.class_names]
     titles = [
-        f"{names[true]}\n{'✓' if said == true else '✗'} {names[said]} {confidence:.0%}"
-        for true, said, confidence in rows
+        f"{names[true]}\n{'✓' if predicted == true else '✗'} {names[predicted]} {confidence:.0%}"
+        for true, predicted, confidence in rows
     ]
-    return plot_pictures(images[readings.index.to(images.device)], titles, columns=6)
+    return plot_images(images[readings.index.to(images.device)], titles, columns=6)
 
 
 @course_style()
@@ -90,6 +90,8 @@ def plot_training(history: TrainingHistory) -> Figure:
 @course_style()
 def plot_confusion_matrix(evaluation: Evaluation, *, title: str = "", ax: Axes | None = None) -> Figure:
     """The confusion matrix in per cent of each true class. Colours show the mistakes; the right answers stay white.
+
+    Chapter 3 draws the same matrix of labels and targets as counts (`course_utils.optimization.plot_confusion`).
 
     More than 20 classes are drawn without the figures, as colours with a bar beside them.
     """
@@ -161,13 +163,13 @@ def visualize_results(
     num_samples: int = 12,
     save_folder: str | os.PathLike | None = None,
 ) -> dict[str, Figure]:
-    """The pictures of a report: predictions, confusion matrix, metrics, reliability.
+    """The figures of a report: predictions, confusion matrix, metrics, reliability.
 
     Args:
         evaluation: of `images`.
-        images: uint8 (N, 3, H, W), the evaluated pictures.
-        calibrated: the same pictures after temperature scaling; drawn beside the first in the reliability diagram.
-        num_samples: pictures in the grid, the first ones.
+        images: uint8 (N, 3, H, W), those that were evaluated.
+        calibrated: the same images after temperature scaling; drawn beside the first in the reliability diagram.
+        num_samples: images in the grid, the first ones.
         save_folder: also write each figure there, as NAME.png. Files of these names are replaced.
 
     Returns:
@@ -178,9 +180,9 @@ def visualize_results(
     if calibrated is not None:
         _check_kind(calibrated, "calibrated", Evaluation)
         if calibrated.class_names != evaluation.class_names or not torch.equal(calibrated.target, evaluation.target):
-            raise ValueError("calibrated is about other pictures or classes than evaluation")
+            raise ValueError("calibrated is about other images or classes than evaluation")
     if len(images) != len(evaluation):
-        raise ValueError(f"evaluation is about {len(evaluation)} pictures, but images has {len(images)}")
+        raise ValueError(f"evaluation is about {len(evaluation)} images, but images has {len(images)}")
     shown = torch.arange(min(check_count(num_samples, "num_samples"), len(images)))
     stages = {"as trained": evaluation} | ({"calibrated": calibrated} if calibrated is not None else {})
     figures = {

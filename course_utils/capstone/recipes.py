@@ -21,13 +21,13 @@ class Recipe:
     Attributes:
         optimizer: "sgd" (with Nesterov momentum), "adam" or "adamw".
         lr: the largest learning rate.
-        batch_size: pictures in a step.
+        batch_size: images in a step.
         weight_decay: of every parameter.
         momentum: of SGD.
         bias_lr_factor: learning rate of biases and shifts as a multiple of `lr`; their weight decay is divided by it.
         label_smoothing: share of the target probability that is spread over all classes.
-        schedule: "one-cycle", a short rise and a long fall (see `lr_factor`), or "constant".
-        early_size: height and width to which pictures are shrunk in the first half of the training; None for never.
+        schedule: "one-cycle", a short rise and a long fall (see `one_cycle`), or "constant".
+        early_size: height and width to which images are shrunk in the first half of the training; None for never.
     """
 
     optimizer: str = "adamw"
@@ -55,7 +55,7 @@ class Recipe:
             check_count(self.early_size, "early_size", minimum=16)
 
     def size(self, progress: float) -> int | None:
-        """Height and width of the pictures, `progress` in [0, 1) through the training; None for their own."""
+        """Height and width of the images, `progress` in [0, 1) through the training; None for their own."""
         return self.early_size if progress < 0.5 else None
 
     def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -76,19 +76,19 @@ class Recipe:
 
     def set_lr(self, groups: Iterable[dict], progress: float) -> float:
         """Give each parameter group its learning rate, `progress` in [0, 1) through the training; return the base."""
-        lr = self.lr * (lr_factor(progress) if self.schedule == "one-cycle" else 1.0)
+        lr = self.lr * (one_cycle(progress) if self.schedule == "one-cycle" else 1.0)
         for group in groups:
             group["lr"] = lr * group["lr_factor"]
         return lr
 
 
-def lr_factor(progress: float) -> float:
+def one_cycle(progress: float) -> float:
     """One cycle: from 0.2 up to 1 in the first quarter, then down to 0.02, in straight lines.
 
     Large steps explore while there is time, small ones settle at the end. Source: Smith & Topin (2018),
     "Super-convergence".
 
-    >>> [round(lr_factor(progress), 3) for progress in (0, 0.25, 1)]
+    >>> [round(one_cycle(progress), 3) for progress in (0, 0.25, 1)]
     [0.2, 1.0, 0.02]
     """
     rise = 0.25

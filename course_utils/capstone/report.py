@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from course_utils.advanced import grad_cam, integrated_gradients, visualize_attributions
 from course_utils.capstone.evaluation import calibrate_model, readings_of
-from course_utils.capstone.models import PictureClassifier, dtype_of
-from course_utils.capstone.pictures import check_data, normalize
+from course_utils.capstone.images import check_data, normalize
+from course_utils.capstone.models import NormalizedImageClassifier, dtype_of
 from course_utils.capstone.plotting import (
     plot_readings,
     plot_robustness,
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("torch", "torchvision", "scikit-learn", "numpy", "matplotlib")
 _NOTES = {
-    "training": "Loss and validation accuracy after each epoch. The training loss is of augmented pictures in train "
+    "training": "Loss and validation accuracy after each epoch. The training loss is of augmented images in train "
     "mode, so it is not comparable with the validation loss.",
-    "predictions": "The first test pictures: the true class, and below it what the model says and how sure it is.",
-    "worst_mistakes": "The test pictures whose true class got the least probability.",
+    "predictions": "The first test images: the true class, and below it what the model says and how sure it is.",
+    "worst_mistakes": "The test images whose true class got the least probability.",
     "confusion_matrix": "Rows are true classes. Colour shows mistakes only.",
     "metrics": "Recall and precision of each class with 95 % intervals, the hardest class at the bottom.",
     "reliability": "Accuracy against confidence, before and after temperature scaling.",
@@ -49,7 +49,7 @@ _NOTES = {
     "robustness": "Accuracy under PGD attacks of growing strength; an upper bound, since stronger attacks may exist.",
     "grad_cam": "Where the last features that decided for the predicted class lie.",
     "integrated_gradients": "Which pixels spoke for the predicted class (orange) and against it (violet), compared "
-    "with a picture of the mean colour.",
+    "with an image of the mean colour.",
 }
 
 
@@ -67,7 +67,7 @@ def write_report(
     (versions, machine, settings). A folder that holds a report already is refused.
 
     Args:
-        model: normalised pictures → logits (N, C).
+        model: normalised images → logits (N, C).
         data: from `load_cifar10`.
         folder: is made if it does not exist.
         history: of the training, for its curves.
@@ -84,7 +84,7 @@ def write_report(
     folder = Path(folder)
     if os.path.exists(folder / "metrics.json"):  # False, and no error, for names that cannot be
         raise FileExistsError(f"{folder} holds a report already, and it is not overwritten; name another folder")
-    check_writable(folder / "report.html")  # better now than after the evaluation
+    check_writable(folder / "report.html")  # fail now rather than after a long evaluation
 
     calibration = calibrate_model(model, data)
     before, after = calibration.before, calibration.after
@@ -138,19 +138,19 @@ def _training_record(history: TrainingHistory | None) -> dict[str, Any] | None:
     }
 
 
-def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, pictures: int = 6) -> dict[str, Figure]:
+def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, num_images: int = 6) -> dict[str, Figure]:
     """Grad-CAM and integrated gradients for three right and three wrong predictions, as far as there are any."""
     right = predictions == data.test.target
-    index = torch.cat([torch.nonzero(kind)[: pictures // 2, 0] for kind in (right, ~right)])
+    index = torch.cat([torch.nonzero(kind)[: num_images // 2, 0] for kind in (right, ~right)])
     device = next(parameter.device for parameter in model.parameters())
     x = normalize(data.test.images[index], data.mean, data.std).to(device, dtype_of(model))
-    said = predictions[index].to(device)
+    predicted = predictions[index].to(device)
     shown = data.test.images[index] / 255
     names = [f"{'✓' if right[i] else '✗'} {literal(data.class_names[predictions[i]])}" for i in index.tolist()]
-    attributions = integrated_gradients(model, x, said)  # the baseline 0 is the mean colour of normalised pictures
+    attributions = integrated_gradients(model, x, predicted)  # the baseline 0 is the mean colour of normalised images
     figures = {"integrated_gradients": visualize_attributions(shown, attributions.cpu(), titles=names)}
-    if isinstance(model, PictureClassifier):
-        cam = grad_cam(model, x, model.cam_layer, said)
+    if isinstance(model, NormalizedImageClassifier):
+        cam = grad_cam(model, x, model.cam_layer, predicted)
         figures = {"grad_cam": visualize_attributions(shown, cam.cpu(), titles=names)} | figures
     return figures
 

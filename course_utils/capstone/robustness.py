@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from course_utils.advanced import pgd_attack
 from course_utils.capstone.evaluation import predict_logits
+from course_utils.capstone.images import check_data, normalize
 from course_utils.capstone.models import dtype_of
-from course_utils.capstone.pictures import check_data, normalize
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count, check_number, describe_value
 from course_utils.foundation.evaluation import check_model
@@ -27,9 +27,9 @@ class RobustnessCurve(Result):
 
     Attributes:
         eps: float64 (E,), ascending: the most that any pixel may change, in units in which pixels lie in [0, 1].
-        accuracy: float64 (E,), share of the pictures that are right before the attack and after it.
+        accuracy: float64 (E,), share of the images that are right before the attack and after it.
         low, high: float64 (E,), its 95 % Wilson interval.
-        num_samples: N, pictures attacked.
+        num_samples: N, images attacked.
     """
 
     eps: Tensor
@@ -50,18 +50,18 @@ def measure_robustness(
     num_samples: int | None = 500,
     seed: int = 0,
 ) -> RobustnessCurve:
-    """Attack test pictures with PGD, and count what stays right.
+    """Attack test images with PGD, and count what stays right.
 
-    The attack works on normalised pictures with eps in pixel units (E52). A picture that falls at one eps counts as
-    fallen at every larger one, because the larger ball holds the same picture; so the curve cannot rise, and only
+    The attack works on normalised images with eps in pixel units. An image that falls at one eps counts as
+    fallen at every larger one, because the larger ball holds the same image; so the curve cannot rise, and only
     survivors are attacked again. The numbers are upper bounds of the true robustness: a stronger attack finds more.
 
     Args:
-        model: normalised pictures → logits (N, C).
-        data: from `load_cifar10`; its test pictures and its statistics are used.
+        model: normalised images → logits (N, C).
+        data: from `load_cifar10`; its test images and its statistics are used.
         eps: one strength or several, each ≥ 0; 0 is the clean accuracy.
         steps: of the attack.
-        num_samples: how many test pictures, drawn at random; None for all.
+        num_samples: how many test images, drawn at random; None for all.
         seed: of that choice and of the attack's random starts.
     """
     model = check_model(model)

@@ -1,4 +1,4 @@
-"""Training a picture classifier: from memory, with a live bar, resumable, on one device or on many."""
+"""Training an image classifier: from memory, with a live bar, resumable, on one device or on many."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from course_utils.capstone.checkpoints import FORMAT, load_checkpoint, save_checkpoint
 from course_utils.capstone.distributed import from_first, gathered, rank, share, summed, synchronized, world_size
-from course_utils.capstone.models import PictureClassifier, dtype_of, layout
-from course_utils.capstone.pictures import Augmentation, check_data, normalize, resize, scaled
+from course_utils.capstone.images import Augmentation, check_data, normalize, resize, scaled
+from course_utils.capstone.models import NormalizedImageClassifier, dtype_of, layout
 from course_utils.capstone.recipes import Recipe
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count, check_logits, describe_value
@@ -42,7 +42,7 @@ class TrainingHistory(Result):
 
     Attributes:
         epochs: int64 (E,), counted from 1.
-        train_loss: float64 (E,), mean loss of the epoch's pictures as they were trained on: augmented, with label
+        train_loss: float64 (E,), mean loss of the epoch's images as they were trained on: augmented, with label
             smoothing, in train mode. It is not comparable with `validation_loss`.
         validation_loss: float64 (E,), mean negative log-likelihood in nats, in evaluation mode.
         validation_accuracy: float64 (E,), in [0, 1].
@@ -88,9 +88,9 @@ def train_model(
     checkpoint: str | os.PathLike | None = None,
     progress: bool = True,
 ) -> TrainingHistory:
-    """Train `model` on `data.train`, and watch it on `data.validation`. The test pictures are not touched.
+    """Train `model` on `data.train`, and watch it on `data.validation`. The test images are not touched.
 
-    The pictures stay in one uint8 tensor; a batch is shifted, flipped and normalised as a whole on its device. All that
+    The images stay in one uint8 tensor; a batch is shifted, flipped and normalised as a whole on its device. All that
     is random in an epoch follows from the seed and the epoch's number, so training that goes on from a checkpoint ends
     with the same parameters, to the last bit on a CPU, as training that was never stopped.
 
@@ -98,16 +98,16 @@ def train_model(
     has learned. Under torchrun each process takes its share of every batch.
 
     Args:
-        model: normalised pictures (N, 3, H, W) → logits (N, C). It is moved to the device and trained in place, in
+        model: normalised images (N, 3, H, W) → logits (N, C). It is moved to the device and trained in place, in
             float32 or float64; taken out of DataParallel and torch.compile, since torchrun spreads it over devices.
         data: from `load_cifar10`.
-        epochs: passes over the training pictures, in all: a checkpoint's epochs count.
+        epochs: passes over the training images, in all: a checkpoint's epochs count.
         batch_size, lr: override the recipe's.
         recipe: all hyperparameters; None takes the model's own (`ImageClassifier.recipe`), or `Recipe()`.
         device: "auto", "cuda", "mps" or "cpu".
         augment: shift by up to two pixels and flip.
         amp: compute in bfloat16 where it is safe (automatic mixed precision): True, False, or "auto", which times
-            both on a few pictures and takes bfloat16 if it is at least a fifth faster here.
+            both on a few images and takes bfloat16 if it is at least a fifth faster here.
         seed: of shuffling, augmentation and dropout; None draws a fresh one, kept in the history.
         checkpoint: a file, written after every epoch. If it exists, training goes on from it.
         progress: show a bar with the loss and the validation accuracy.
@@ -121,7 +121,7 @@ def train_model(
         FloatingPointError: the loss is NaN or infinite; a smaller `lr` usually helps.
     """
     model = check_model(model)
-    check_data(data, ("train", "validation"))  # the test part is nobody's business here
+    check_data(data, ("train", "validation"))  # the test part plays no role in training
     check_count(epochs, "epochs")
     if not isinstance(augment, bool):
         raise TypeError(f"augment must be True or False, but is {describe_value(augment)}")
@@ -143,7 +143,7 @@ def train_model(
     run = _Run(model, data, recipe, optimizer, device, settings)
     if state:
         run.resume(state, checkpoint)
-    elif isinstance(model, PictureClassifier):
+    elif isinstance(model, NormalizedImageClassifier):
         model.learn_statistics(data)
     bar = progress_bar(total=epochs * run.steps, description="training", enabled=progress and rank() == 0)
     interrupted = False
@@ -213,7 +213,7 @@ class _Run:
         bar.set_postfix(loss=f"{loss:.3f}", validation_accuracy=f"{accuracy:.3f}")
 
     def _train(self, epoch: int, bar: Any) -> tuple[float, float]:
-        """One pass over the training pictures: their mean loss, and the last learning rate.
+        """One pass over the training images: their mean loss, and the last learning rate.
 
         All its randomness follows from the seed and the epoch's number.
         """
@@ -229,8 +229,8 @@ class _Run:
                 progress = (epoch + step / self.steps) / self.epochs
                 lr = self.recipe.set_lr(self.optimizer.param_groups, progress)
                 index = share(batch)
-                pictures = augmentation(self.images, index) if augmentation else self.images[index]
-                x = self._prepared(pictures, progress)
+                batch_images = augmentation(self.images, index) if augmentation else self.images[index]
+                x = self._prepared(batch_images, progress)
                 self.optimizer.zero_grad()
                 with torch.autocast(x.device.type, torch.bfloat16, enabled=self.amp):
                     logits = output_tensor(self.network(x))  # (B, C)
@@ -245,7 +245,7 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> tuple[float, float]:
-        """Mean negative log-likelihood and accuracy on the validation pictures, in the epoch's size and precision."""
+        """Mean negative log-likelihood and accuracy on the validation images, in the epoch's size and precision."""
         n = len(self.validation)
         progress = (epoch + 1 - 1 / self.steps) / self.epochs
         index = share(torch.arange(n))
@@ -259,9 +259,9 @@ class _Run:
         logits, target = gathered(logits, index, n), self.validation.target.to(logits.device)
         return float(F.cross_entropy(logits, target)), float((logits.argmax(1) == target).double().mean())
 
-    def _prepared(self, pictures: Tensor, progress: float) -> Tensor:
-        """Pictures uint8 → the network's input: normalised, of the size of that moment, channels last."""
-        x = scaled(pictures, *self.statistics)
+    def _prepared(self, images: Tensor, progress: float) -> Tensor:
+        """Images uint8 → the network's input: normalised, of the size of that moment, channels last."""
+        x = scaled(images, *self.statistics)
         x = resize(x, self.recipe.size(progress) or x.shape[2])
         return x.to(self.dtype, memory_format=self.layout)
 
@@ -328,12 +328,12 @@ def _check_outputs(model: nn.Module, data: ImageData, device: torch.device) -> N
     if outputs.shape != (len(x), classes):
         raise ValueError(
             f"the model must return a logit for each of the {classes} classes of data, (N, {classes}), but for "
-            f"{len(x)} pictures it returned {describe_value(outputs)}"
+            f"{len(x)} images it returned {describe_value(outputs)}"
         )
     check_logits(outputs, "the model's logits", class_dim=1)
 
 
-def bfloat16_is_faster(model: nn.Module, data: ImageData, *, pictures: int = 128) -> bool:
+def bfloat16_is_faster(model: nn.Module, data: ImageData, *, num_images: int = 128) -> bool:
     """Does a training step take a fifth less time in bfloat16 here? Timed on a copy of the model.
 
     A processor without instructions for bfloat16 computes it by conversion, several times slower than float32, so the
@@ -342,7 +342,7 @@ def bfloat16_is_faster(model: nn.Module, data: ImageData, *, pictures: int = 128
     device = next(model.parameters()).device
     if device.type not in ("cpu", "cuda"):
         return False  # not tested elsewhere
-    x = normalize(data.train.images[:pictures], data.mean, data.std)
+    x = normalize(data.train.images[:num_images], data.mean, data.std)
     x = x.to(device, dtype_of(model), memory_format=layout(model))
 
     def seconds(amp: bool) -> float:
@@ -357,14 +357,14 @@ def bfloat16_is_faster(model: nn.Module, data: ImageData, *, pictures: int = 128
                 if device.type == "cuda":
                     torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
-        return min(times[1:])  # the first one prepares
+        return min(times[1:])  # the first step also allocates memory and chooses kernels
 
     return seconds(True) < 0.8 * seconds(False)
 
 
 def _complete_recipe(recipe: Recipe | None, model: nn.Module, lr: float | None, batch_size: int | None) -> Recipe:
     if recipe is None:
-        recipe = model.recipe if isinstance(model, PictureClassifier) else Recipe()
+        recipe = model.recipe if isinstance(model, NormalizedImageClassifier) else Recipe()
     if not isinstance(recipe, Recipe):
         raise TypeError(f"recipe must be a Recipe, but is {describe_value(recipe)}")
     given = {"lr": lr, "batch_size": batch_size}
@@ -372,12 +372,12 @@ def _complete_recipe(recipe: Recipe | None, model: nn.Module, lr: float | None, 
 
 
 def _fingerprint(data: ImageData) -> str:
-    """What a checkpoint remembers of its data: enough to refuse other pictures, another split or another order."""
+    """What a checkpoint remembers of its data: enough to refuse other images, another split or another order."""
     digest = hashlib.sha256()
     parts = (data.train, data.validation)
     for part in (data.mean, data.std, *(part.images for part in parts), *(part.target for part in parts)):
         digest.update(part.cpu().contiguous().numpy())
-    return f"{data.name}, {len(data.train)} pictures, {digest.hexdigest()[:16]}"
+    return f"{data.name}, {len(data.train)} images, {digest.hexdigest()[:16]}"
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -43,7 +43,7 @@ def _digits(seed: int, count: int) -> tuple[Tensor, Tensor]:
 
 def _fusion_cases(seed: int) -> list[tuple]:
     logits = some(linear_logits("digits"), 8, seed)
-    other = 4 * some(linear_logits("digits"), 8, seed + 1)  # a louder network, about other pictures
+    other = 4 * some(linear_logits("digits"), 8, seed + 1)  # a louder network, about other images
     return [(logits, other, 0.7), (logits, 0.3 * other, 0.25)]
 
 
@@ -91,7 +91,7 @@ FUSION = Exercise(
 
 def _attack_cases(seed: int) -> list[tuple]:
     x, y = _digits(seed, 12)
-    inner = 0.2 + 0.6 * x  # a picture that does not use the whole range may do so after the attack
+    inner = 0.2 + 0.6 * x  # an image that does not use the whole range may do so after the attack
     cases = ((x, y, 0.05), (x, (y + 1) % 10, 0.2), (inner, y, 0.3))
     return [(copy.deepcopy(_digit_network()), *case) for case in cases]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from course_utils.checks.exercise import Exercise, Mistake
-from course_utils.data import generate_pictures, load_split, load_text
+from course_utils.data import generate_images, load_split, load_text
 from course_utils.foundation.seeding import make_generator
 
 
@@ -210,15 +210,15 @@ NEXT = Exercise(
 
 
 def _pixel_cases(seed: int) -> list[tuple]:
-    pictures = generate_pictures(4, seed=seed)
-    images = pictures.images.float() / 255
+    generated = generate_images(4, seed=seed)
+    images = generated.images.float() / 255
     border = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], 2)
     # A labeller without training: what differs from the border's mean colour is shape.
     distance = (images - border.mean(2)[:, :, None, None]).square().sum(1)  # (N, H, W)
     logits = torch.stack([torch.zeros_like(distance), 20 * distance - 3], 1)  # (N, 2, H, W)
     generator = make_generator(seed)
     four = torch.randn(3, 4, 5, 7, generator=generator), torch.randint(4, (3, 5, 7), generator=generator)
-    return [(logits, pictures.masks.long()), four]
+    return [(logits, generated.masks.long()), four]
 
 
 PIXELS = Exercise(

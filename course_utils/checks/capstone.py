@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 
 from course_utils.checks.exercise import Exercise, Mistake
-from course_utils.data import generate_pictures, load_recorded_outputs
+from course_utils.data import generate_images, load_recorded_outputs
 from course_utils.foundation.seeding import make_generator
 
 
 def _recorded(seed: int, count: int) -> tuple[Tensor, Tensor]:
-    """Recorded logits and true classes of `count` test pictures of CIFAR-10."""
+    """Recorded logits and true classes of `count` test images of CIFAR-10."""
     recorded = load_recorded_outputs()
     index = torch.randperm(len(recorded.test_target), generator=make_generator(seed))[:count]
     return recorded.test_logits[index], recorded.test_target[index]
 
 
-# Exercise 1: normalising pictures
+# Exercise 1: normalising images
 
 
 def _prepare_cases(seed: int) -> list[tuple]:
-    pictures = generate_pictures(6, seed=seed).images
+    images = generate_images(6, seed=seed).images
     mean, std = torch.tensor([0.49, 0.48, 0.44]), torch.tensor([0.25, 0.24, 0.26])
-    return [(pictures, mean, std), (pictures[:1], mean, std), (pictures[:3, :, :3, :3], mean, std)]
+    return [(images, mean, std), (images[:1], mean, std), (images[:3, :, :3, :3], mean, std)]
 
 
 def _columns(values: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ WORST = Exercise(
 # Exercise 3: a threshold that keeps a promise
 
 
-# Two dozen pictures, made by hand so that each known mistake gives another threshold.
+# Two dozen images, made by hand so that each known mistake gives another threshold.
 _FEW_CONFIDENCES = (
     *(0.5, 0.65, 0.5, 0.95, 0.65, 0.7, 0.7, 0.5, 0.5, 0.99, 0.85, 0.85),
     *(0.6, 0.85, 0.7, 0.95, 0.9, 0.85, 0.85, 0.65, 0.75, 0.85, 0.65, 0.55),
@@ -164,7 +164,7 @@ _FEW_RIGHT = (0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 
 
 def _promise_cases(seed: int) -> list[tuple]:
     cases = [(torch.tensor(_FEW_CONFIDENCES), torch.tensor(_FEW_RIGHT).bool(), 0.21)]
-    # Limits that no share of so few pictures hits exactly: there rounding would decide.
+    # Limits that no share of so few images hits exactly: there rounding would decide.
     for offset, count, max_error in ((0, 3000, 0.0207), (1, 1500, 0.0513), (2, 600, 0.0107)):
         logits, target = _recorded(seed + offset, count)
         # Rounded to two digits as people do, so that there are ties.
@@ -249,7 +249,7 @@ PROMISE = Exercise(
 )
 
 
-# Exercise 4: two classifiers on the same pictures
+# Exercise 4: two classifiers on the same images
 
 
 def _paired_cases(seed: int) -> list[tuple]:

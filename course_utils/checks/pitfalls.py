@@ -149,7 +149,7 @@ LSE = Exercise(
 )
 
 
-# Exercise 4: the first sick layer
+# Exercise 4: the first non-finite layer
 
 
 class _Log(nn.Module):
@@ -158,7 +158,7 @@ class _Log(nn.Module):
 
 
 class _LogBlock(nn.Module):
-    """Its layer is healthy; what its own forward makes of it is not."""
+    """Its layer's output is finite; what its own forward makes of that is not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,17 +178,17 @@ def _layer_cases(seed: int) -> list[tuple]:
         overflowing[1][1].bias[0] = 3e38
         overflowing[0].bias += 5
     logarithm = nn.Sequential(nn.Linear(64, 16), nn.Sequential(nn.Tanh(), _Log()), nn.Linear(16, 10))
-    healthy = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    finite = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
     raising = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(8, 10))  # the last layer does not fit
     block = nn.Sequential(_LogBlock(), nn.Linear(16, 10))
-    return [(model.eval(), x) for model in (logarithm, overflowing, healthy, raising, block)]
+    return [(model.eval(), x) for model in (logarithm, overflowing, finite, raising, block)]
 
 
 def _find(
     model: nn.Module,
     x: Tensor,
     *,
-    sick: Callable = lambda output: not output.isfinite().all(),
+    broken: Callable = lambda output: not output.isfinite().all(),
     last: bool = False,
     top: bool = False,
     remove: bool = True,
@@ -196,7 +196,7 @@ def _find(
 ) -> str | None:
     found: list[str] = []
     handles = [
-        module.register_forward_hook(lambda m, a, output, name=name: found.append(name) if sick(output) else None)
+        module.register_forward_hook(lambda m, a, output, name=name: found.append(name) if broken(output) else None)
         for name, module in (model.named_children() if top else model.named_modules())
     ]
     try:
@@ -237,7 +237,7 @@ def _observe_search(answer: Callable, model: nn.Module, x: Tensor) -> dict:
 
 
 LAYER = Exercise(
-    name="pitfalls.first_sick_layer",
+    name="pitfalls.first_broken_layer",
     praise="The first one, by its full name, and no hook is left.",
     reference=_find,
     cases=_layer_cases,
@@ -256,11 +256,11 @@ LAYER = Exercise(
         Mistake(
             "only NaN",
             "An infinite output comes first and turns into NaN layers later. Test with isfinite().",
-            lambda model, x: _find(model, x, sick=lambda output: output.isnan().any()),
+            lambda model, x: _find(model, x, broken=lambda output: output.isnan().any()),
         ),
         Mistake(
-            "the last sick layer",
-            "What is behind the first sick layer is sick, too. Keep the first name you see.",
+            "the last non-finite layer",
+            "What is behind the first non-finite layer is non-finite, too. Keep the first name you see.",
             lambda model, x: _find(model, x, last=True),
         ),
         Mistake(

@@ -24,13 +24,13 @@ def self_check() -> None:
         return
     import torch
 
-    from course_utils.data import generate_pictures, load_split, load_text
+    from course_utils.data import generate_images, load_split, load_text
 
     split = load_split("iris")
     print(f"Device: {choose_device().type}, {torch.get_num_threads()} CPU threads; the whole course runs on the CPU")
     print(f"Real data: {len(split.x_train)} + {len(split.x_test)} iris flowers")
     print(f"Real text: {len(load_text().characters):,} characters")
-    print(f"Generated pictures: {len(generate_pictures(8))} drawn")
+    print(f"Generated pictures: {len(generate_images(8))} drawn")
     print(f"Font for Chinese labels: {find_cjk_font() or 'none found; you need one only for Chinese figures'}")
     print(f"Free disk space: {free:.0f} GB")
     if free < 1:

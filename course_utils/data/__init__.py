@@ -1,22 +1,22 @@
-"""Data that is there without a network: scikit-learn's sets, a real text, the course's own pictures. And CIFAR-10."""
+"""Data that is there without a network: scikit-learn's sets, a real text, the course's own images. And CIFAR-10."""
 
 from course_utils.data.cifar10 import ImageData, ImageSet, load_cifar10
-from course_utils.data.pictures import PICTURE_CLASSES, Pictures, Scenes, generate_pictures, generate_scenes
+from course_utils.data.images import IMAGE_CLASSES, GeneratedImages, Scenes, generate_images, generate_scenes
 from course_utils.data.recorded import RecordedOutputs, load_recorded_outputs
 from course_utils.data.tabular import TABLES, Split, load_split
 from course_utils.data.text import Text, load_text
 
 __all__ = [
-    "PICTURE_CLASSES",
+    "IMAGE_CLASSES",
     "TABLES",
+    "GeneratedImages",
     "ImageData",
     "ImageSet",
-    "Pictures",
     "RecordedOutputs",
     "Scenes",
     "Split",
     "Text",
-    "generate_pictures",
+    "generate_images",
     "generate_scenes",
     "load_cifar10",
     "load_recorded_outputs",

@@ -1,4 +1,4 @@
-"""CIFAR-10 for the capstone: a verified local copy, a download, or, offline, the course's own pictures."""
+"""CIFAR-10 for the capstone: a verified local copy, a download, or, offline, the course's own images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from course_utils.data.pictures import generate_pictures
+from course_utils.data.images import generate_images
 from course_utils.foundation.arguments import check_choice, check_count, check_number
 from course_utils.foundation.results import Result, short
 from course_utils.foundation.seeding import make_generator
@@ -30,7 +30,7 @@ _SHAPES_TRAIN, _SHAPES_TEST = 10_000, 2_000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet(Result):
-    """Pictures with their classes.
+    """Images with their classes.
 
     Attributes:
         images: uint8 (N, 3, 32, 32), RGB.
@@ -46,13 +46,13 @@ class ImageSet(Result):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageData:
-    """A picture data set in three parts.
+    """An image data set in three parts.
 
     Attributes:
         train, validation, test: `ImageSet`s. Validation is a part of the official training set.
         class_names: C names, indexed by `target`.
-        name: "cifar10", or "shapes" for the course's own pictures.
-        mean, std: of the training pictures, float32 (3,), RGB, in units in which a pixel lies in [0, 1].
+        name: "cifar10", or "shapes" for the course's own images.
+        mean, std: of the training images, float32 (3,), RGB, in units in which a pixel lies in [0, 1].
     """
 
     train: ImageSet
@@ -63,26 +63,26 @@ class ImageData:
     mean: Tensor
     std: Tensor
 
-    def limit(self, pictures: int) -> ImageData:
-        """The same data with at most the first `pictures` of each part, for a quick look; mean and std stay."""
-        check_count(pictures, "pictures")
+    def limit(self, num_images: int) -> ImageData:
+        """The same data with at most the first `num_images` of each part, for a quick look; mean and std stay."""
+        check_count(num_images, "num_images")
         parts = (self.train, self.validation, self.test)
-        first = [ImageSet(part.images[:pictures], part.target[:pictures]) for part in parts]
+        first = [ImageSet(part.images[:num_images], part.target[:num_images]) for part in parts]
         return ImageData(*first, self.class_names, self.name, self.mean, self.std)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{part}={len(getattr(self, part)):,}" for part in ("train", "validation", "test"))
-        return f"ImageData({self.name}: {sizes} pictures of {short(self.train.images[0])})"
+        return f"ImageData({self.name}: {sizes} images of {short(self.train.images[0])})"
 
 
 def load_cifar10(
     root: str | os.PathLike | None = None, *, source: str = "auto", validation_fraction: float = 0.1, seed: int = 0
 ) -> ImageData:
-    """Load CIFAR-10, 60,000 pictures of ten kinds of things, and set a validation part aside.
+    """Load CIFAR-10, 60,000 images of ten kinds of things, and set a validation part aside.
 
     Looked for, in this order: `root`, the folder in the environment variable COURSE_DATA_DIR, and a per-user cache. A
     folder counts if it holds `cifar-10-batches-py`. If none does, the data are downloaded into the cache (170 MB,
-    through torchvision). Without a network, "auto" draws the course's own pictures instead, and warns.
+    through torchvision). Without a network, "auto" draws the course's own images instead, and warns.
 
     Every file is compared with its published MD5 sum before it is opened. A file that differs is an error: nothing is
     replaced by anything else behind your back. Source: Krizhevsky (2009), "Learning multiple layers of features from
@@ -91,8 +91,8 @@ def load_cifar10(
     Args:
         root: the folder that holds, or shall hold, `cifar-10-batches-py`.
         source: "auto", "cifar10" (an error without a network) or "shapes" (generated, nothing is read or downloaded).
-        validation_fraction: share of the training pictures set aside, the same in each class; strictly between 0 and 1.
-        seed: of the choice of the validation pictures.
+        validation_fraction: share of the training images set aside, the same in each class; strictly between 0 and 1.
+        seed: of the choice of the validation images.
 
     Raises:
         ValueError: a truncated, changed or missing file; the message names it and says what to do.
@@ -108,7 +108,7 @@ def load_cifar10(
         if source == "auto":
             warnings.warn(
                 "NOT CIFAR-10: no local copy was found and none could be downloaded, so these are the course's own "
-                "generated pictures of ten shapes. Every figure below is about them, not about CIFAR-10.",
+                "generated images of ten shapes. Every figure below is about them, not about CIFAR-10.",
                 stacklevel=2,
             )
         return _shapes(validation_fraction, seed)
@@ -210,7 +210,7 @@ def _read(folder: Path, validation_fraction: float, seed: int) -> ImageData:
 
 
 def _shapes(validation_fraction: float, seed: int) -> ImageData:
-    train, test = generate_pictures(_SHAPES_TRAIN, seed=seed), generate_pictures(_SHAPES_TEST, seed=seed + 1_000_003)
+    train, test = generate_images(_SHAPES_TRAIN, seed=seed), generate_images(_SHAPES_TEST, seed=seed + 1_000_003)
     parts = [ImageSet(part.images, part.target) for part in (train, test)]
     return _split(*parts, train.class_names, "shapes", validation_fraction, seed)
 
@@ -225,7 +225,7 @@ def _split(
         members = torch.nonzero(official.target == label)[:, 0]
         count = max(1, round(validation_fraction * len(members)))
         if count >= len(members):
-            raise ValueError(f"validation_fraction={validation_fraction} leaves no training picture of class {label}")
+            raise ValueError(f"validation_fraction={validation_fraction} leaves no training image of class {label}")
         held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     train = ImageSet(official.images[~held_out], official.target[~held_out])
     validation = ImageSet(official.images[held_out], official.target[held_out])

@@ -38,7 +38,7 @@ class RecordedOutputs:
 
 
 def load_recorded_outputs() -> RecordedOutputs:
-    """What the course's own model says about CIFAR-10's validation and test pictures. Needs no pictures, no network.
+    """What the course's own model says about CIFAR-10's validation and test images. Needs no images, no network.
 
     Raises:
         ValueError: the file is damaged.

@@ -45,7 +45,7 @@ def load_split(name: str, *, test_size: float = 0.2, seed: int = 42, scaling: st
     """Load a real data set, split it with a seed, and scale it by its training part.
 
     Args:
-        name: "iris" (150 flowers, 3 classes), "digits" (1,797 pictures of 8×8 pixels, 10 classes), "breast_cancer"
+        name: "iris" (150 flowers, 3 classes), "digits" (1,797 images of 8×8 pixels, 10 classes), "breast_cancer"
             (569 tumours, 2 classes), "wine" (178 wines, 3 classes) or "diabetes" (442 patients, regression).
         test_size: the share of the test part, strictly between 0 and 1.
         seed: the same seed gives the same split. Classes keep their shares in both parts (a stratified split).
@@ -77,7 +77,7 @@ class_names=('setosa', 'versicolor', 'virginica'))
     )
     scaler = {"standard": StandardScaler(), "minmax": MinMaxScaler(), "none": None}[scaling]
     if scaler is not None:
-        scaler.fit(x_train)  # never on the test part: its minimum, maximum and mean are not ours to know
+        scaler.fit(x_train)  # on the training part alone: statistics of the test part would leak into training
         x_train, x_test = scaler.transform(x_train), scaler.transform(x_test)
 
     def as_target(values) -> Tensor:

@@ -72,7 +72,7 @@ def check_tensor(
         raise ValueError(f"{name} must have {wanted} dimension(s), but is {describe_value(value)}")
     if value.numel() == 0:
         raise ValueError(f"{name} is empty: {describe_value(value)}; pass at least one sample")
-    # A finite sum means that all values are finite, and summing takes a twentieth of the time of testing each value. An
+    # A finite sum means that all values are finite, and summing is about 20 times as fast as testing each value. An
     # infinite sum can also come from an overflow, so then each value is tested.
     if finite and value.is_floating_point() and not value.detach().sum().isfinite() and not torch.isfinite(value).all():
         nan = int(torch.isnan(value).sum())

@@ -16,7 +16,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own length: one made of the file's name could be too long where that one is not.
+    # A short name of its own: the file's name with something added could be longer than the file system allows.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -135,7 +135,7 @@ def new_figure(
 
     Returns:
         The figure and its axes as a flat list, row by row. It is a list for a single axes too, so that `axes[0]`
-        always works (E69).
+        always works.
     """
     figure = _figure_class()(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **subplot_options)

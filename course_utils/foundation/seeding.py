@@ -72,7 +72,7 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
     if seed >= 2**32:
         raise ValueError(f"seed must be less than 2**32, but is {seed}")
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  (libraries that use the global state are whom this is for)
+    np.random.seed(seed)  # noqa: NPY002  (some libraries draw from this global state)
     torch.manual_seed(seed)
     if deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -264,7 +264,8 @@ def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty
         if length == max_new_tokens:
             pool.add(tokens, sums, length, length_penalty)
             break
-        # Sums only fall, so the best that a prefix can become is its sum at the length that flatters it most.
+        # Sums only fall with length. So no continuation scores better than the present sum divided by that length, of
+        # those still possible, which gives the best score.
         best_length = max_new_tokens if length_penalty > 0 else length + 1
         done |= sums.amax(1) / best_length**length_penalty <= pool.scores.amin(1)
         if done.all():

@@ -1,4 +1,4 @@
-"""Reading a detector's raw output: decode boxes, score them, and let the best of each heap survive."""
+"""Reading a detector's raw output: decode boxes, score them, and let the best of each group survive."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def interpret_detection_output(
         logits: True if objectness and class scores are logits; they then go through a sigmoid. −inf is a masked class.
         objectness: False if there is none, as in YOLOv8 and RT-DETR.
         class_agnostic: suppress across classes.
-        max_detections: keep at most this many of each picture, the best; None keeps all.
+        max_detections: keep at most this many of each image, the best; None keeps all.
 
     Returns:
-        For each picture a dict: boxes (M, 4) as x1, y1, x2, y2; scores (M,); labels (M,) int64; best first. Half
+        For each image a dict: boxes (M, 4) as x1, y1, x2, y2; scores (M,); labels (M,) int64; best first. Half
         precision becomes float32.
 
     Raises:
@@ -85,17 +85,17 @@ def interpret_detection_output(
 
     factors, labels = _factors(preds, num_classes, logits=logits)  # (F, batch, B), (batch, B)
     scores = (factors.sigmoid() if logits else factors).prod(0)
-    picture, box = torch.nonzero(scores >= score_threshold, as_tuple=True)  # of the candidates
-    boxes, is_box = _corners(full_precision(preds[picture, box, :4]), box_format)
-    picture, box, boxes = picture[is_box], box[is_box], boxes[is_box]
-    scores, labels = scores[picture, box], labels[picture, box]
+    image, box = torch.nonzero(scores >= score_threshold, as_tuple=True)  # of the candidates
+    boxes, is_box = _corners(full_precision(preds[image, box, :4]), box_format)
+    image, box, boxes = image[is_box], box[is_box], boxes[is_box]
+    scores, labels = scores[image, box], labels[image, box]
     # From here on the candidates are sorted, best first, so that positions are ranks.
-    order = _best_first(_ranks(factors[:, picture, box], logits=logits), boxes, labels)
-    picture, boxes, scores, labels = picture[order], boxes[order], scores[order], labels[order]
-    heap = picture if class_agnostic else picture * num_classes + labels
-    keep = _suppress(boxes, heap, iou_threshold)
-    keep = keep[picture[keep].argsort(stable=True)]  # picture by picture, best first in each
-    sizes = torch.bincount(picture[keep], minlength=len(preds)).tolist()
+    order = _best_first(_ranks(factors[:, image, box], logits=logits), boxes, labels)
+    image, boxes, scores, labels = image[order], boxes[order], scores[order], labels[order]
+    group = image if class_agnostic else image * num_classes + labels
+    keep = _suppress(boxes, group, iou_threshold)
+    keep = keep[image[keep].argsort(stable=True)]  # image by image, best first in each
+    sizes = torch.bincount(image[keep], minlength=len(preds)).tolist()
     found = []
     for chosen in keep.split(sizes):
         chosen = chosen[:max_detections]
@@ -196,15 +196,15 @@ def _best_first(scores: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     return order
 
 
-def _suppress(boxes: Tensor, heap: Tensor, iou_threshold: float) -> Tensor:
-    """Which boxes (M, 4), best first, survive non-maximum suppression within their heap (a class in a picture).
+def _suppress(boxes: Tensor, group: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes (M, 4), best first, survive non-maximum suppression within their group (a class in an image).
 
     Returns their positions, ascending.
     """
     if len(boxes) == 0:
-        return heap
-    order = heap.argsort(stable=True)  # heap by heap, the best first in each
-    sizes = torch.unique_consecutive(heap[order], return_counts=True)[1]
+        return group
+    order = group.argsort(stable=True)  # group by group, the best first in each
+    sizes = torch.unique_consecutive(group[order], return_counts=True)[1]
     boxes = boxes[order]
     if len(sizes) * int(sizes.max()) ** 2 <= _MOST_PAIRS:
         return order[_suppress_together(boxes, sizes, iou_threshold)].sort().values
@@ -216,24 +216,24 @@ def _suppress(boxes: Tensor, heap: Tensor, iou_threshold: float) -> Tensor:
     return kept.sort().values
 
 
-# Up to this many pairs of boxes are compared at once (16 MiB in float32); more go heap by heap.
+# Up to this many pairs of boxes are compared at once (16 MiB in float32); more go group by group.
 _MOST_PAIRS = 4_000_000
 
 
 def _suppress_together(boxes: Tensor, sizes: Tensor, iou_threshold: float) -> Tensor:
-    """Non-maximum suppression in all heaps at once: bool (M,), for boxes (M, 4) that lie heap by heap, best first.
+    """Non-maximum suppression in all groups at once: bool (M,), for boxes (M, 4) that lie group by group, best first.
 
-    The heaps become the rows of one padded table. Column by column, from the best down, each kept box drops the later
-    ones that it overlaps, in all heaps at the same time.
+    The groups become the rows of one padded table. Column by column, from the best down, each kept box drops the later
+    ones that it overlaps, in all groups at the same time.
     """
-    heaps, width = len(sizes), int(sizes.max())
-    filled = torch.arange(width, device=boxes.device) < sizes[:, None]  # (heaps, width)
-    table = boxes.new_zeros(heaps, width, 4)
+    groups, width = len(sizes), int(sizes.max())
+    filled = torch.arange(width, device=boxes.device) < sizes[:, None]  # (groups, width)
+    table = boxes.new_zeros(groups, width, 4)
     table[filled] = boxes
-    x1, y1, x2, y2 = table.unbind(-1)  # (heaps, width) each
+    x1, y1, x2, y2 = table.unbind(-1)  # (groups, width) each
     area = (x2 - x1) * (y2 - y1)
 
-    def overlap(low: Tensor, high: Tensor) -> Tensor:  # along one axis, of every pair: (heaps, width, width)
+    def overlap(low: Tensor, high: Tensor) -> Tensor:  # along one axis, of every pair: (groups, width, width)
         return (torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])).clamp_(0)
 
     shared = overlap(x1, x2).mul_(overlap(y1, y2))
@@ -277,12 +277,12 @@ def evaluate_detections(
 ) -> DetectionEvaluation:
     """Precision and recall of detections, and COCO's average precision at one IoU threshold.
 
-    From the best score down, a detection is right if a true object of its class in its picture, not taken by a better
+    From the best score down, a detection is right if a true object of its class in its image, not taken by a better
     detection, overlaps it with IoU ≥ iou_threshold; it takes the one that overlaps most. Average precision is the mean,
     over 101 recalls from 0 to 1, of the best precision at that recall or beyond, as in COCO's evaluation (after
     Everingham et al. 2010, VOC).
 
-    No figure depends on the order of pictures, detections or objects. Of several detections with one score a threshold
+    No figure depends on the order of images, detections or objects. Of several detections with one score a threshold
     takes all or none, where COCO's own code counts them one by one, in the order in which they come.
 
     Args:
@@ -293,12 +293,12 @@ def evaluate_detections(
         iou_threshold: in [0, 1].
 
     Raises:
-        TypeError, ValueError: different numbers of pictures, a missing key, boxes or scores that are NaN or infinite,
+        TypeError, ValueError: different numbers of images, a missing key, boxes or scores that are NaN or infinite,
             boxes of negative size, labels that are no class indices, no true object at all.
     """
     if not len(detections) == len(true_boxes) == len(true_labels):
         raise ValueError(
-            "detections, true_boxes and true_labels must have one entry for each picture, but have "
+            "detections, true_boxes and true_labels must have one entry for each image, but have "
             f"{len(detections)}, {len(true_boxes)} and {len(true_labels)}"
         )
     check_share(iou_threshold, "iou_threshold")
@@ -309,7 +309,7 @@ def evaluate_detections(
         for i, (boxes, labels) in enumerate(zip(true_boxes, true_labels, strict=True))
     ]
     if sum(len(labels) for _, labels in truth) == 0:
-        raise ValueError("there is no true object in any picture, so recall means nothing")
+        raise ValueError("there is no true object in any image, so recall means nothing")
     objects = torch.bincount(torch.cat([labels for _, labels in truth]), minlength=num_classes)
     matched = [_match(*each, *objects_there, iou_threshold) for each, objects_there in zip(found, truth, strict=True)]
     right, scores, labels = (torch.cat(parts) for parts in zip(*matched, strict=True))
@@ -323,7 +323,7 @@ def evaluate_detections(
 
 
 def read_detection(found: Any, name: str, *, num_classes: int, scores: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (M, 4), scores (M,) and labels (M,) of one picture, checked. Without `scores` these may be missing: NaN."""
+    """Boxes (M, 4), scores (M,) and labels (M,) of one image, checked. Without `scores` these may be missing: NaN."""
     needed = ("boxes", "scores", "labels") if scores else ("boxes", "labels")
     if not isinstance(found, Mapping) or not all(key in found for key in needed):
         raise TypeError(
@@ -341,9 +341,9 @@ def read_detection(found: Any, name: str, *, num_classes: int, scores: bool = Tr
     return boxes, full_precision(values), labels
 
 
-def _check_truth(boxes: Any, labels: Any, picture: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    boxes = read_boxes(boxes, f"true_boxes[{picture}]")
-    return boxes, _read_labels(labels, f"true_labels[{picture}]", boxes, num_classes)
+def _check_truth(boxes: Any, labels: Any, image: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    boxes = read_boxes(boxes, f"true_boxes[{image}]")
+    return boxes, _read_labels(labels, f"true_labels[{image}]", boxes, num_classes)
 
 
 def _as_tensor(value: Any) -> Tensor:
@@ -377,7 +377,7 @@ def _read_labels(value: Any, name: str, boxes: Tensor, num_classes: int) -> Tens
 def _match(
     boxes: Tensor, scores: Tensor, labels: Tensor, true_boxes: Tensor, true_labels: Tensor, iou_threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which detections of one picture are right, with their scores and labels, (M,) each, best first."""
+    """Which detections of one image are right, with their scores and labels, (M,) each, best first."""
     order = _best_first(scores, boxes, labels)
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     right = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)

@@ -29,7 +29,7 @@ def plot_samples(
     target: Tensor,
     class_names: Sequence[str],
 ) -> Figure:
-    """Pictures with the probabilities of their three best classes below; the true class is the dark bar.
+    """Images with the probabilities of their three best classes below; the true class is the dark bar.
 
     Args:
         images: (N, H, W), grey.
@@ -123,7 +123,7 @@ def plot_detections(
     true_boxes: Sequence[Tensor] | None = None,
     titles: Sequence[str] | None = None,
 ) -> Figure:
-    """Pictures with their detected boxes (solid, with class and score) and, if given, the true ones (dashed).
+    """Images with their detected boxes (solid, with class and score) and, if given, the true ones (dashed).
 
     Where boxes lie on each other (IoU > 0.45), only the first one is named: the best, as they come.
 

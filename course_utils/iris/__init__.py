@@ -12,14 +12,14 @@ from course_utils.iris.inspection import (
 )
 from course_utils.iris.model import MLP, load_iris_split
 from course_utils.iris.plotting import plot_decision_regions, plot_loss, plot_weight_distributions
-from course_utils.iris.training import TrainingHistory, train
+from course_utils.iris.training import TrainingLog, train
 
 __all__ = [
     "MLP",
     "Interval",
     "ParameterCount",
     "Prediction",
-    "TrainingHistory",
+    "TrainingLog",
     "accuracy",
     "count_parameters",
     "load_iris_split",

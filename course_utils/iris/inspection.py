@@ -65,7 +65,7 @@ def _parameters(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:
 def parameter_table(model: nn.Module) -> pd.DataFrame:
     """A DataFrame with one row per parameter tensor: name, shape, count, trainable.
 
-    `named_parameters` lists frozen parameters too (E66), so a column says which ones training changes. A parameter that
+    `named_parameters` lists frozen parameters too, so a column says which ones training changes. A parameter that
     two layers share has one row, with its first name.
     """
     import pandas as pd
@@ -113,7 +113,7 @@ def model_summary(
     """A layer-by-layer summary as text, from torchinfo or torchsummary.
 
     Both libraries run the model and leave traces: torchinfo sets submodules' modes, torchsummary moves BatchNorm's
-    running statistics, and both draw random numbers (E68). Here they get a copy on the CPU, and the random state comes
+    running statistics, and both draw random numbers. Here they get a copy on the CPU, and the random state comes
     back. Prefer torchinfo: torchsummary counts a shared layer twice and fails on LSTM, Embedding and attention. Neither
     knows parameters that two *different* layers share, as in a language model whose output layer is its embedding;
     where their total is not that of `count_parameters`, a line at the end says the true one.

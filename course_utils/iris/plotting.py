@@ -13,7 +13,7 @@ from course_utils.foundation.arguments import check_class_names, check_labels, c
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.iris.inference import predict
-from course_utils.iris.training import TrainingHistory
+from course_utils.iris.training import TrainingLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @course_style()
 def plot_loss(
-    history: TrainingHistory | Mapping[str, TrainingHistory],
+    history: TrainingLog | Mapping[str, TrainingLog],
     *,
     ax: Axes | None = None,
 ) -> Figure:
     """The training loss against the epoch, for one run or for several named ones."""
-    if not isinstance(history, (TrainingHistory, Mapping)):
-        raise TypeError(f"history must be a TrainingHistory or a dict of them, but is {describe_value(history)}")
+    if not isinstance(history, (TrainingLog, Mapping)):
+        raise TypeError(f"history must be a TrainingLog or a dict of them, but is {describe_value(history)}")
     runs = history if isinstance(history, Mapping) else {"": history}
     if not runs or any(len(run) == 0 for run in runs.values()):
         raise ValueError("history is empty: there is no logged epoch to draw")

@@ -28,7 +28,7 @@ from course_utils.foundation.training import OPTIMIZERS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TrainingHistory(Result):
+class TrainingLog(Result):
     """The log of a training run.
 
     Attributes:
@@ -47,11 +47,11 @@ class TrainingHistory(Result):
 
     def __repr__(self) -> str:
         if len(self) == 0:
-            return "TrainingHistory(interrupted in the first epoch)"
+            return "TrainingLog(interrupted in the first epoch)"
         loss = f"loss {float(self.losses[0]):.3f} → {float(self.losses[-1]):.3f}"
         last = f"{int(self.epochs[-1]):,}"
         state = f"interrupted, last logged in epoch {last}" if self.interrupted else f"finished {last} epochs"
-        return f"TrainingHistory({state}, {loss})"
+        return f"TrainingLog({state}, {loss})"
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
     log_every: int = 200,
     progress: bool = True,
     seed: int | None = None,
-) -> TrainingHistory:
+) -> TrainingLog:
     """Minimise the cross-entropy of `model` on all of (x, y) at once, `epochs` times. Changes the parameters.
 
     Stopping it (Ctrl-C, or JupyterLab's Stop button) returns the history so far with a warning; the model keeps what
@@ -87,7 +87,7 @@ def train(
         seed: of the dropout masks; None draws fresh ones. The global random state stays as it is.
 
     Returns:
-        TrainingHistory(epochs, losses, seconds, interrupted).
+        TrainingLog(epochs, losses, seconds, interrupted).
 
     Raises:
         TypeError, ValueError: unknown optimizer, shapes or labels that do not fit, nothing that can be trained.
@@ -147,7 +147,7 @@ def train(
         with warnings.catch_warnings():
             warnings.simplefilter("always")  # as an error it would lose the history
             warnings.warn(message, stacklevel=2)
-    return TrainingHistory(
+    return TrainingLog(
         epochs=torch.tensor(logged_epochs, dtype=torch.int64),
         losses=torch.tensor(losses, dtype=torch.float64),
         seconds=time.perf_counter() - start,

@@ -101,7 +101,7 @@ def expected_calibration_error(
     """The gap between confidence and accuracy, over the bins of `reliability_diagram`.
 
     l1: Σ_b (n_b/N)·|acc_b − conf_b|. l2: the root of Σ_b (n_b/N)·(acc_b − conf_b)². max: the largest gap. The estimate
-    is biased upward: even perfectly calibrated predictions have a gap in a bin of finite size (E27). With `debias`, l2
+    is biased upward: even perfectly calibrated predictions have a gap in a bin of finite size. With `debias`, l2
     subtracts acc_b·(1 − acc_b)/(n_b − 1) in each bin, skips bins of one sample, and is at least 0 (Kumar et al. 2019,
     "Verified uncertainty calibration"). Source of l1: Naeini et al. (2015).
 
@@ -159,7 +159,7 @@ def honest_calibration_error(
     check_number(confidence, "confidence", above=0, below=1)
     p, _ = _confidence_and_hits(probabilities, torch.zeros(len(probabilities), dtype=torch.int64), None)
     generator = make_generator(seed)
-    p = p.double().cpu()  # whether the top label is right is all that the labels decide
+    p = p.double().cpu()  # of each sample only the top label's probability matters
     index = torch.bucketize(p, _bin_edges(n_bins, p)[1:-1])
     sums = torch.bincount(index, weights=p, minlength=n_bins)
     errors = []

@@ -95,7 +95,7 @@ def _average(members: Tensor, share: Tensor, pool: str) -> Tensor:
     """Logits (M, N, C) → probabilities (N, C)."""
     if pool == "linear":
         return torch.einsum("m,mnc->nc", share, members.softmax(-1).double()).to(members.dtype)
-    asked = share > 0  # a member without weight has no say, also not by a probability of 0
+    asked = share > 0  # 0 · log 0 is NaN, so members without weight are left out
     mean = torch.einsum("m,mnc->nc", share[asked], members[asked].log_softmax(-1).double())
     return mean.softmax(-1).to(members.dtype)
 

@@ -83,6 +83,9 @@ def plot_confusion(
 ) -> Figure:
     """The confusion matrix as counts: rows are true classes, columns what was predicted.
 
+    Chapter 6 draws the same matrix of an `Evaluation` in per cent of each true class
+    (`course_utils.capstone.plot_confusion_matrix`).
+
     More than 20 classes are drawn without the counts, as colours with a bar beside them.
     """
     c = len(class_names)

@@ -265,8 +265,8 @@ def _summarise_binary(outputs: Tensor) -> UncertaintyResult:
 
 def _summarise_probabilities(samples: Tensor, entropy_of: Callable[[Tensor], Tensor]) -> UncertaintyResult:
     entropy = entropy_of(samples.mean(0))
-    # One opinion after the other: the logarithms of all at once would take as much memory as the samples do.
-    mean_entropy = _collect((entropy_of(opinion)[None] for opinion in samples), len(samples)).mean(0)
+    # One sample after the other: the logarithms of all at once would take as much memory as the samples themselves.
+    mean_entropy = _collect((entropy_of(sample)[None] for sample in samples), len(samples)).mean(0)
     information = (entropy - mean_entropy).clamp(min=0)  # rounding may push it below 0
     return UncertaintyResult(samples.mean(0), samples.var(0, correction=0), entropy, information, samples)
 

@@ -1,8 +1,8 @@
 """Chapter 4: pitfalls. Values that are not finite, shapes that scramble, scalings that lie, and how to find them."""
 
 from course_utils.foundation.plotting import plot_curves
+from course_utils.pitfalls.clipping import NonFiniteGradientError, gradient_clipping
 from course_utils.pitfalls.diagnosis import Diagnosis, Finding, diagnose
-from course_utils.pitfalls.gradients import NonFiniteGradientError, gradient_clipping
 from course_utils.pitfalls.nonfinite import NonFiniteReport, detect_nan_inf, first_nonfinite_layer
 from course_utils.pitfalls.numerics import (
     clamp_output,

@@ -58,7 +58,7 @@ def check_answers(model: nn.Module, inputs: Inputs) -> list[Finding]:
         if n < 2 or answer is None or not answer.numel() or answer.ndim == 0 or len(answer) != n:
             return []
         if not answer.isfinite().all() or _difference(answer, _answer(model, inputs)):
-            return []  # sick, or with chance of its own: nothing can be compared
+            return []  # not finite, or random in evaluation mode too: nothing can be compared
         if found := _depends_on_the_batch(model, inputs, answer):
             return found
         if (answer == answer[:1]).all():

@@ -57,8 +57,8 @@ def _judge_gradients(gradients: dict[str, Tensor | None]) -> list[Finding]:
         text = f"{listed(unused)}: the loss does not depend on them, so they never learn. Are they called in forward?"
         found.append(Finding("warning", "unused parameters", text))
     used = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-    if sick := [name for name, gradient in used.items() if not gradient.isfinite().all()]:
-        found.append(Finding("problem", "gradients", f"NaN or Inf in the gradients of {listed(sick)}"))
+    if nonfinite := [name for name, gradient in used.items() if not gradient.isfinite().all()]:
+        found.append(Finding("problem", "gradients", f"NaN or Inf in the gradients of {listed(nonfinite)}"))
         return found
     sizes = {name: float(in_double(gradient.abs()).square().mean().sqrt()) for name, gradient in used.items()}
     if zero := [name for name, size in sizes.items() if size == 0]:

@@ -134,7 +134,7 @@ def _run(model: nn.Module, inputs: Inputs) -> ForwardPass:
                 squashed.append((type(module).__name__, output))
             elif output.ndim > 1 and len(output) >= 8:  # with fewer samples a unit may be silent by chance
                 dead = (output.detach() <= 0).all(0)
-                if output.ndim > 3:  # a picture's unit is a whole channel
+                if output.ndim > 3:  # an image's unit is a whole channel
                     dead = dead.flatten(1).all(1)
                 if (share := float(dead.float().mean())) >= 0.5:
                     silent[name] = share
@@ -172,8 +172,8 @@ def _nonfinite(model: nn.Module, inputs: Inputs, parts: dict[str, Tensor]) -> li
     origin = find_nonfinite(model, inputs)
     if origin is None:
         return []
-    sick_inputs = any(detect_nan_inf(values) for values in parts.values())
-    where = "is in the inputs already" if sick_inputs else f"starts in the layer {origin.layer!r}"
+    nonfinite_inputs = any(detect_nan_inf(values) for values in parts.values())
+    where = "is in the inputs already" if nonfinite_inputs else f"starts in the layer {origin.layer!r}"
     if origin.fused:
         where += (
             ", only on torch's fused path (evaluation mode without gradients); a sample that is all padding is the "

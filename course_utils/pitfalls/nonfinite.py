@@ -52,8 +52,8 @@ class NonFiniteReport:
 def detect_nan_inf(value: Any, name: str = "tensor") -> NonFiniteReport:
     """Count NaN and infinite values, and say where the first one is.
 
-    A finite sum proves that all terms are finite, so a healthy tensor is read once and nothing is allocated; only a
-    sick one is looked at value by value.
+    A finite sum proves that all terms are finite, so a finite tensor is read once and nothing is allocated; only
+    another is looked at value by value.
 
     Args:
         value: a tensor (real or complex), a number, or these nested in dicts, lists, tuples, dataclasses and objects
@@ -138,7 +138,7 @@ def _all_finite(tensor: Tensor) -> bool:
         return True
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    # Half precision would overflow in the sum of a healthy tensor. So may large float32 values: those are looked into.
+    # The sum of a finite tensor would overflow in half precision, and may in float32: then each value is tested.
     wide = torch.float32 if tensor.element_size() < 4 else tensor.dtype
     return bool(tensor.sum(dtype=wide).isfinite()) or bool(tensor.isfinite().all())
 
@@ -147,7 +147,8 @@ def first_nonfinite_layer(model: nn.Module, inputs: Inputs) -> str | None:
     """The layer in which NaN or Inf starts during a forward pass, or None if all is finite.
 
     The model runs in the mode it is in, on copies of its buffers, so that BatchNorm's statistics stay. A layer is
-    named if its output is not finite; −inf that the output no longer shows, as in an attention mask, is no fault.
+    named if its output is not finite. If the model's output is finite, −inf on the way is a mask, as in attention, and
+    no fault.
     A value that breaks *between* layers, in the code of a module's `forward`, is blamed on that module: by its
     dotted name, or by the model's class name if it is the model itself. Inputs that are not finite already are no
     layer's fault; the first layer that hands them on is named, so look at the inputs first (`detect_nan_inf`).
@@ -182,40 +183,40 @@ def find_nonfinite(model: nn.Module, inputs: Inputs) -> Origin | None:
     if layer := _watched_closely(model, inputs, names):
         return Origin(layer)
     # Hooks on its layers keep an encoder from its fused path, which computes something else. So look without them too.
-    if _sickness(run_once(model, inputs)):
+    if _severity(run_once(model, inputs)):
         return Origin(_watched_from_outside(model, inputs, names), fused=True)
     return None
 
 
 def _watched_closely(model: nn.Module, inputs: Inputs, names: dict[nn.Module, str]) -> str | None:
-    """The first sick layer of a run with hooks on every module."""
-    healthy_inputs = not _sickness(inputs)
+    """The first non-finite layer of a run with hooks on every module."""
+    finite_inputs = not _severity(inputs)
     running: list[str] = []
-    found: dict[str, int] = {}  # layer → how sick, in the order of their first appearance
+    found: dict[str, int] = {}  # layer → its `_severity`, in the order of their first appearance
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        # What enters is sick although no layer's output was: the module around it broke it.
-        if running and healthy_inputs and not found and (level := _sickness((args, kwargs))):
-            found[running[-1]] = level
+        # What enters is not finite although no layer's output was: the module around it broke it.
+        if running and finite_inputs and not found and (severity := _severity((args, kwargs))):
+            found[running[-1]] = severity
         running.append(names[module])
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
         running.pop()
-        if level := _sickness(output):
-            found.setdefault(names[module], level)
+        if severity := _severity(output):
+            found.setdefault(names[module], severity)
 
     with _hooks(model, before, after):
         output = run_once(model, inputs)
-    lowest = 1 if _sickness(output) else 2
-    return next((name for name, level in found.items() if level >= lowest), None)
+    lowest = 1 if _severity(output) else 2
+    return next((name for name, severity in found.items() if severity >= lowest), None)
 
 
 def _watched_from_outside(model: nn.Module, inputs: Inputs, names: dict[nn.Module, str]) -> str:
-    """The first sick layer of a run with one hook for all modules at once, which the fused path does not see."""
+    """The first non-finite layer of a run with one hook for all modules at once, which the fused path does not see."""
     found = []
 
     def after(module: nn.Module, args: tuple, output: Any) -> None:
-        if module in names and _sickness(output):
+        if module in names and _severity(output):
             found.append(names[module])
 
     handle = nn.modules.module.register_module_forward_hook(after)
@@ -226,7 +227,7 @@ def _watched_from_outside(model: nn.Module, inputs: Inputs, names: dict[nn.Modul
     return found[0]
 
 
-def _sickness(value: Any) -> int:
+def _severity(value: Any) -> int:
     """0: finite. 1: some −inf, which may be a mask. 2: NaN or +inf. What is no tensor passes, whatever it is."""
     if isinstance(value, Tensor):
         value = value.detach()
@@ -234,7 +235,7 @@ def _sickness(value: Any) -> int:
             return 0
         value = _dense(value)
         return 1 if not value.is_complex() and not (value.isnan() | value.isposinf()).any() else 2
-    return max(map(_sickness, (parts_of(value) or {}).values()), default=0)
+    return max(map(_severity, (parts_of(value) or {}).values()), default=0)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from course_utils.foundation.devices import in_double
 def safe_softmax(logits: Tensor, dim: int = -1, *, mask: Tensor | None = None) -> Tensor:
     """Softmax that also has an answer for infinite logits and for rows in which everything is masked.
 
-    For finite logits it is `torch.softmax`, which subtracts the maximum itself and needs no help (E39). An entry of
+    For finite logits it is `torch.softmax`, which subtracts the maximum itself and needs no help. An entry of
     +inf is infinitely more likely than any finite one, so the +inf entries of a row share its mass; −inf gets 0, and
-    a row without any candidate gives zeros, never NaN (E38).
+    a row without any candidate gives zeros, never NaN.
 
     Args:
         logits: any shape; ±inf allowed.
@@ -60,7 +60,7 @@ def _check_mask(mask: Tensor, logits: Tensor) -> Tensor:
 def safe_divide(numerator: Tensor | float, denominator: Tensor | float, *, fill: float = 0.0) -> Tensor:
     """Division that is exact wherever the denominator is not 0, and gives `fill` where it is.
 
-    Adding a small number to the denominator instead changes every quotient, and turns 1/−1e-12 into infinity (E40).
+    Adding a small number to the denominator instead changes every quotient, and turns 1/−1e-12 into infinity.
     Gradients are finite everywhere: 0 where the denominator is 0, and the largest number of their dtype where the
     true one is larger. A quotient itself may overflow, as any division may.
 
@@ -152,7 +152,7 @@ def clamp_output(output: Tensor, *, min: float | None = None, max: float | None 
 def normalize_output(output: Tensor, *, dim: int = -1, p: float = 2, eps: float = 1e-12) -> Tensor:
     """Divide vectors by their p-norm, output / max(‖output‖ₚ, eps), so that they have length 1; zeros stay zeros.
 
-    `sqrt(Σ x² + eps)` instead of the maximum shortens small vectors (E45). Computed in float64 wherever the vectors'
+    `sqrt(Σ x² + eps)` instead of the maximum shortens small vectors. Computed in float64 wherever the vectors'
     own dtype could spoil the norm: squares of half precision overflow, and its smallest number is far above eps.
 
     Args:
@@ -205,7 +205,7 @@ def scale_output(
     """Map `current_range` linearly onto `target_range`.
 
     The current range is one that was *fitted*, on training data, say. The batch's own minimum and maximum would give
-    the same value another result in every batch (E46). Values outside the range are mapped by the same line.
+    the same value another result in every batch. Values outside the range are mapped by the same line.
 
     Args:
         output: any shape, finite.
@@ -228,10 +228,10 @@ def scale_output(
 
 
 def log_transform(output: Tensor, *, eps: float | None = None) -> Tensor:
-    """log(max(output, eps)): finite for zeros. Negative values raise: their logarithm is no number (E47).
+    """log(max(output, eps)): finite for zeros. Negative values raise: their logarithm is no number.
 
     For skewed data, such as prices or counts. Not for the probabilities of a loss: whatever lies below `eps` has the
-    same logarithm and no gradient, so the loss has a ceiling (E25), and a network that is sure and wrong learns
+    same logarithm and no gradient, so the loss has a ceiling, and a network that is sure and wrong learns
     nothing. Take log_softmax or logsigmoid of the logits there.
 
     Args:
@@ -259,7 +259,7 @@ def log_transform(output: Tensor, *, eps: float | None = None) -> Tensor:
 
 
 def exp_transform(output: Tensor, *, max: float | None = None) -> Tensor:
-    """exp(min(output, max)): finite, with finite gradients. The bound comes first: exp, then clamp gives NaN (E48).
+    """exp(min(output, max)): finite, with finite gradients. The bound comes first: exp, then clamp gives NaN.
 
     Args:
         output: any shape, finite.

@@ -18,7 +18,7 @@ def check_and_reshape_output(output: Tensor, target_shape: Sequence[int], *, dim
     Without `dims`, axes of size 1 are added, or dropped, but not both: (1, 5) as (5, 1) would make five samples with
     one value of one sample with five. With `dims`, axes are named and put into another order first.
     `reshape` would fill any shape of the same size, in memory order: rows that belonged together are torn apart, and
-    no error tells (E42). `squeeze` would also drop a batch of one (E43).
+    no error tells. `squeeze` would also drop a batch of one.
 
     Args:
         output: any shape.
@@ -101,7 +101,7 @@ def adaptive_pooling(output: Tensor, target_shape: Sequence[int]) -> Tensor:
 
     Raises:
         ValueError: another batch or another number of channels is asked for. Pooling that reaches across the batch, or
-            loses a batch of one, gives numbers that belong to nobody (E44).
+            loses a batch of one, gives numbers that belong to nobody.
 
     >>> adaptive_pooling(torch.ones(1, 64, 7, 7), (1, 64)).shape
     torch.Size([1, 64])

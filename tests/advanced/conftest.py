@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_utils.data import generate_pictures
-from tests.support.pictures import share_right, small_classifier
+from course_utils.data import generate_images
+from tests.support.images import share_right, small_classifier
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +20,10 @@ def torchattacks():
 
 @pytest.fixture(scope="session")
 def trained():
-    """A classifier of generated pictures, in evaluation mode, and 96 pictures that it has not seen."""
+    """A classifier of generated images, in evaluation mode, and 96 images that it has not seen."""
     torch.manual_seed(0)
     names = ("ring", "cross", "bar")
-    train, test = (generate_pictures(n, classes=names, size=16, seed=n) for n in (1000, 96))
+    train, test = (generate_images(n, classes=names, size=16, seed=n) for n in (1000, 96))
     model, images, epochs = small_classifier().to(memory_format=torch.channels_last), train.images / 255, 12
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=epochs * 16)

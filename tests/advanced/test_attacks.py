@@ -16,8 +16,8 @@ from torch import nn
 
 from course_utils.advanced import adversarial_training, fgsm_attack, pgd_attack
 from course_utils.advanced.attacks import attack_loss
+from tests.support.images import classes, convolutional, images, linear, share_right, small_classifier
 from tests.support.models import Function
-from tests.support.pictures import classes, convolutional, linear, pictures, share_right, small_classifier
 from tests.support.values import DTYPES, NAN, seeds
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -25,7 +25,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 @st.composite
 def attack_case(draw):
-    """Pictures in any dtype and any bounds, normalised or not, many of them exactly on the bounds."""
+    """Images in any dtype and any bounds, normalised or not, many of them exactly on the bounds."""
     dtype = draw(st.sampled_from(DTYPES))
     low, high = draw(st.sampled_from([(0, 1), (0.0, 1.0), (-1, 1), (0, 255), (0.1, 0.9), (-3.5, -1.25)]))
     normalization = draw(
@@ -78,7 +78,7 @@ class TestAttacks:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("attack", [fgsm_attack, pgd_attack])
     def test_eps_zero_returns_the_inputs_bit_for_bit(self, attack, dtype):
-        x = ((pictures() - 0.4) / 0.2).to(dtype)
+        x = ((images() - 0.4) / 0.2).to(dtype)
         x[0, 0, 0, :2] = torch.tensor([0.0, -0.0])
         model = linear().to(dtype)
         result = attack(model, x, classes(), eps=0, bounds=(-0.1, 1.1), normalization=([0.4] * 3, [0.2] * 3))
@@ -88,14 +88,14 @@ class TestAttacks:
     @pytest.mark.parametrize("normalization", [None, IMAGENET])
     def test_fgsm_uses_all_of_eps(self, normalization):
         mean, std = (torch.tensor(v).double().reshape(1, 3, 1, 1) for v in (normalization or ([0] * 3, [1] * 3)))
-        pixels = 0.2 + 0.6 * pictures()
+        pixels = 0.2 + 0.6 * images()
         x = ((pixels - mean) / std).float()
         change = fgsm_attack(linear().float(), x, classes(), eps=0.1, normalization=normalization) - x
         assert ((change.double() * std).abs() > 0.1 - 1e-6).all()
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_half_precision_is_attacked_too(self, dtype):
-        x = pictures(dtype=dtype)
+        x = images(dtype=dtype)
         model = linear().to(dtype)
         change = (fgsm_attack(model, x, classes(), eps=0.1, bounds=(-1, 2)) - x).double()
         assert (change.abs() > 0.09).all()
@@ -106,29 +106,29 @@ class TestAttacks:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_many_small_steps_are_not_lost_to_rounding(self, dtype):
         """A hundred steps of 0.0008 each: below half a unit in the last place of bfloat16, so that none would move."""
-        x = 0.55 + 0.4 * pictures(dtype=dtype)
+        x = 0.55 + 0.4 * images(dtype=dtype)
         change = pgd_attack(linear().to(dtype), x, classes(), eps=8 / 255, steps=100, random_start=False) - x
         assert change.abs().double().mean() > 0.8 * 8 / 255
 
     @given(seeds, st.sampled_from([2 / 255, 0.03, 0.3]))
     @settings(max_examples=15)
     def test_fgsm_equals_torchattacks(self, torchattacks, seed, eps):
-        model, x, y = convolutional(seed), pictures(seed), classes()
+        model, x, y = convolutional(seed), images(seed), classes()
         expected = torchattacks.FGSM(model, eps=eps)(x, y)
         assert torch.allclose(fgsm_attack(model, x, y, eps=eps), expected, atol=1e-12)
 
     @given(seeds, st.sampled_from([0.01, 0.05]), st.integers(1, 6))
     @settings(max_examples=15)
     def test_pgd_without_random_start_equals_torchattacks(self, torchattacks, seed, eps, steps):
-        model, x, y = convolutional(seed), pictures(seed), classes()
+        model, x, y = convolutional(seed), images(seed), classes()
         oracle = torchattacks.PGD(model, eps=eps, alpha=eps / 3, steps=steps, random_start=False)
         adversarial = pgd_attack(model, x, y, eps=eps, alpha=eps / 3, steps=steps, random_start=False)
         assert torch.allclose(adversarial, oracle(x, y), atol=1e-9)
 
-    def test_normalised_pictures_equal_torchattacks(self, torchattacks):
+    def test_normalised_images_equal_torchattacks(self, torchattacks):
         """The attack on (x − mean) / std is the attack on the pixels with the normalisation inside the model."""
         mean, std = (torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1) for v in IMAGENET)
-        model, pixels, y = convolutional(), pictures(), classes()
+        model, pixels, y = convolutional(), images(), classes()
         whole = nn.Sequential(Function(lambda x: (x - mean) / std), model)
         x = (pixels - mean) / std
         for eps in (0.01, 0.1):
@@ -151,20 +151,20 @@ class TestAttacks:
     @given(seeds)
     @settings(max_examples=15)
     def test_a_small_attack_raises_every_loss(self, seed):
-        model, x, y = convolutional(seed), pictures(seed), classes()
+        model, x, y = convolutional(seed), images(seed), classes()
         before = F.cross_entropy(model(x), y, reduction="none")
         for adversarial in (fgsm_attack(model, x, y, eps=1e-3), pgd_attack(model, x, y, eps=1e-3, seed=0)):
             assert (F.cross_entropy(model(adversarial), y, reduction="none") > before).all()
 
     def test_samples_do_not_mix(self):
-        model, x, y = convolutional(), pictures(), classes()
+        model, x, y = convolutional(), images(), classes()
         for attack in (fgsm_attack, lambda *a, **k: pgd_attack(*a, **k, random_start=False)):
             alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], eps=0.05) for i in range(5)])
             assert torch.allclose(attack(model, x, y, eps=0.05), alone, atol=1e-9)
 
     def test_the_target_steers(self):
         """On a linear model of two classes the step is the sign of the other class's weights minus the target's."""
-        model, x = linear(c=2), 0.2 + 0.6 * pictures()
+        model, x = linear(c=2), 0.2 + 0.6 * images()
         rise = (model[1].weight[1] - model[1].weight[0]).detach().reshape(3, 8, 8)
         for target, sign in ((0, 1), (1, -1)):
             change = fgsm_attack(model, x, torch.full((5,), target), eps=0.1) - x
@@ -179,7 +179,7 @@ class TestAttacks:
         assert shares[0] <= shares[1] < shares[2]
 
     def test_seeds(self):
-        model, x, y = convolutional(), pictures(), classes()
+        model, x, y = convolutional(), images(), classes()
 
         def run(seed):
             return pgd_attack(model, x, y, eps=0.1, steps=2, seed=seed)
@@ -199,7 +199,7 @@ class TestAttacks:
         assert (histogram - 0.1).abs().max() < 0.01
 
     def test_default_step(self):
-        model, x, y = convolutional(), pictures(), classes()
+        model, x, y = convolutional(), images(), classes()
         expected = pgd_attack(model, x, y, eps=0.1, alpha=2.5 * 0.1 / 7, steps=7, seed=0)
         assert torch.equal(pgd_attack(model, x, y, eps=0.1, steps=7, seed=0), expected)
         assert not torch.equal(pgd_attack(model, x, y, eps=0.1, alpha=0.01, steps=7, seed=0), expected)
@@ -213,13 +213,13 @@ class TestAttacks:
         assert (early - trained.x).abs().mean() < (whole - trained.x).abs().mean()
 
     def test_early_stop_leaves_what_is_wrong_already(self):
-        model, x = linear(), pictures()
+        model, x = linear(), images()
         wrong = model(x).argmin(1)
         early = pgd_attack(model, x, wrong, eps=0.1, random_start=False, early_stop=True)
         assert torch.equal(early, x)
 
     def test_early_stop_saves_forward_passes(self):
-        model, x = linear(), pictures()
+        model, x = linear(), images()
         wrong, rows = model(x).argmin(1), []
         handle = model.register_forward_hook(lambda module, args, output: rows.append(len(output)))
         pgd_attack(model, x, wrong, eps=0.1, steps=9, random_start=False, early_stop=True)
@@ -227,7 +227,7 @@ class TestAttacks:
         assert rows == [5]
 
     def test_channels_last_inputs(self):
-        model, x, y = convolutional(), pictures(), classes()
+        model, x, y = convolutional(), images(), classes()
         last = x.to(memory_format=torch.channels_last)
         assert torch.allclose(fgsm_attack(model, last, y, eps=0.1), fgsm_attack(model, x, y, eps=0.1))
         ours, theirs = (pgd_attack(model, z, y, eps=0.1, steps=3, seed=0) for z in (last, x))
@@ -252,7 +252,7 @@ class TestAttacks:
             def forward(self, x):
                 return SimpleNamespace(logits=self.inner(x))
 
-        model, x, y = Wrapped(), pictures(), classes(5, 2)
+        model, x, y = Wrapped(), images(), classes(5, 2)
         expected = torchattacks.FGSM(model.inner, eps=0.1)(x, y)
         for target in (y, y.int(), y.to(torch.uint8)):
             assert torch.allclose(fgsm_attack(model, x, target, eps=0.1), expected)
@@ -275,8 +275,8 @@ class TestAttacks:
             ({"inputs": torch.full((5, 3, 8, 8), NAN)}, ValueError, "NaN"),
             ({"inputs": [0.5]}, TypeError, "torch.Tensor"),
             ({"inputs": torch.full((5, 3, 8, 8), 1.0002)}, ValueError, r"bounds \[0.0, 1.0\].*normalization"),
-            ({"inputs": pictures() - 0.1}, ValueError, r"bounds \[0.0, 1.0\].*normalization"),
-            ({"inputs": pictures() * 255}, ValueError, r"bounds \[0.0, 1.0\]"),
+            ({"inputs": images() - 0.1}, ValueError, r"bounds \[0.0, 1.0\].*normalization"),
+            ({"inputs": images() * 255}, ValueError, r"bounds \[0.0, 1.0\]"),
             ({"target": classes()[:4]}, ValueError, "one label for each of the 5"),
             ({"target": classes().float()}, TypeError, "integer"),
             ({"target": classes() + 1}, ValueError, "0 to 2"),
@@ -309,7 +309,7 @@ class TestAttacks:
         ],
     )
     def test_bad_input(self, attack, change, error, words):
-        given_ = {"model": linear(), "inputs": pictures(), "target": classes(), "eps": 0.1} | change
+        given_ = {"model": linear(), "inputs": images(), "target": classes(), "eps": 0.1} | change
         with pytest.raises(error, match=words):
             attack(given_.pop("model"), given_.pop("inputs"), given_.pop("target"), **given_)
 
@@ -317,13 +317,13 @@ class TestAttacks:
         ("dtype", "levels"), [(torch.float32, 4095), (torch.float32, 65535), (torch.float16, 255), (torch.bfloat16, 1)]
     )
     def test_f11_what_rounding_carries_out_of_the_bounds_is_accepted(self, dtype, levels):
-        """Sixty random normalisations of pictures with black and white in them; a fixed 1e-4 refused many of them."""
+        """Sixty random normalisations of images with black and white in them; a fixed 1e-4 refused many of them."""
         generator = torch.Generator().manual_seed(0)
         refused_before = 0
         for _ in range(60):
             mean, std = levels * (0.2 + 0.6 * torch.rand(2, 3, generator=generator)).to(dtype)
             pixels = (torch.rand(3, 3, 4, 4, generator=generator) * 1.6 - 0.3).clamp(0, 1) * levels
-            x = (pixels.round().to(dtype) - mean[:, None, None]) / std[:, None, None]  # in the pictures' own dtype
+            x = (pixels.round().to(dtype) - mean[:, None, None]) / std[:, None, None]  # in the images' own dtype
             again = x.double() * std[:, None, None].double() + mean[:, None, None].double()
             refused_before += bool((again < -1e-4).any() or (again > levels + 1e-4).any())
             options = {"bounds": (0, levels), "normalization": (mean.double().tolist(), std.double().tolist())}
@@ -334,8 +334,8 @@ class TestAttacks:
         assert refused_before > 10
 
     @pytest.mark.parametrize("levels", [1e-3, 1, 255, 65535])
-    def test_f11_other_pictures_are_refused_at_every_scale(self, levels):
-        x = levels * pictures(dtype=torch.float32)
+    def test_f11_other_images_are_refused_at_every_scale(self, levels):
+        x = levels * images(dtype=torch.float32)
         x[0, 0, 0, 0] = levels * 1.0003
         with pytest.raises(ValueError, match="inputs must lie in the bounds"):
             fgsm_attack(linear().float(), x, classes(), eps=levels / 100, bounds=(0, levels))
@@ -345,14 +345,14 @@ class TestAttacks:
     @pytest.mark.parametrize("attack", [fgsm_attack, pgd_attack, adversarial_training])
     def test_p16_eps_beyond_the_range_is_refused(self, attack):
         for eps, bounds in ((8, (0, 1)), (1.0001, (0, 1)), (300, (0, 255)), (3, (-1, 1))):
-            x = bounds[0] + (bounds[1] - bounds[0]) * pictures()
+            x = bounds[0] + (bounds[1] - bounds[0]) * images()
             with pytest.raises(ValueError, match=f"eps must not be larger.*but is {eps:g};.*{eps:g} / 255"):
                 attack(linear(), x, classes(), eps=eps, bounds=bounds)
             attack(linear(), x, classes(), eps=bounds[1] - bounds[0], bounds=bounds)
 
     @pytest.mark.parametrize("attack", [fgsm_attack, functools.partial(pgd_attack, random_start=False)])
     def test_p15_a_gradient_of_zero_is_not_robustness(self, attack):
-        x = 0.2 + 0.6 * pictures()
+        x = 0.2 + 0.6 * images()
         rounded = nn.Sequential(Function(lambda x: (x * 255).round() / 255), linear())
         answer = rounded(x).argmax(1)
         with pytest.warns(UserWarning, match=r"gradient of 5 sample\(s\).*exactly 0.*not robustness"):
@@ -365,7 +365,7 @@ class TestAttacks:
     @pytest.mark.parametrize("attack", [fgsm_attack, functools.partial(pgd_attack, random_start=False)])
     def test_p15_probabilities_are_no_logits(self, attack):
         """A softmax of large logits is 1 and 0, and has no gradient left."""
-        x = pictures(dtype=torch.float32)
+        x = images(dtype=torch.float32)
         for scale, words in ((1.0, ["look like probabilities"]), (1e4, ["exactly 0", "look like probabilities"])):
             model = nn.Sequential(linear(scale=scale).float(), nn.Softmax(1))
             answer = model(x).argmax(1)
@@ -394,7 +394,7 @@ class TestAttacks:
             seen.append(torch.rand(x.shape, dtype=x.dtype))
             return x + 0.1 * seen[-1]
 
-        model, x = nn.Sequential(Function(noisy), linear()), 0.2 + 0.6 * pictures()
+        model, x = nn.Sequential(Function(noisy), linear()), 0.2 + 0.6 * images()
         pgd_attack(model, x, classes(), eps=0.1, steps=4, seed=3)
         first, seen = seen, []
         assert len(first) == 4
@@ -424,18 +424,18 @@ class TestAttacks:
     )
     def test_bad_options(self, attack, options, error, words):
         with pytest.raises(error, match=words):
-            attack(linear(), pictures(), classes(), eps=0.1, **options)
+            attack(linear(), images(), classes(), eps=0.1, **options)
 
     def test_a_gradient_of_nan_is_no_attack(self):
         """sign(NaN) is 0: the inputs would come back unchanged, and the model would seem robust."""
         model = Function(lambda x: ((x - x).sqrt() + x).flatten(1)[:, :3])
         with pytest.raises(ValueError, match="NaN|finite"):
-            fgsm_attack(model, pictures(), classes(), eps=0.1)
+            fgsm_attack(model, images(), classes(), eps=0.1)
 
     @pytest.mark.parametrize(("dtype", "alpha"), [(torch.float32, 1e39), (torch.float16, 1e6)])
     def test_a_huge_step_stays_finite(self, dtype, alpha):
         """A step beyond the dtype's range times a gradient of 0 is NaN."""
-        model, x = linear(), pictures(dtype=dtype)
+        model, x = linear(), images(dtype=dtype)
         with torch.no_grad():
             model[1].weight[:, 0] = 0
         result = pgd_attack(model.to(dtype), x, classes(), eps=0.1, alpha=alpha, steps=1, random_start=False)
@@ -444,7 +444,7 @@ class TestAttacks:
 
 class TestAttackErrors:
     def test_e49_the_callers_tensor_is_not_touched(self):
-        model, x, y = linear(), pictures(), classes()
+        model, x, y = linear(), images(), classes()
         naive = x.clone()
         naive.requires_grad = True
         F.cross_entropy(model(naive), y).backward()
@@ -463,7 +463,7 @@ class TestAttackErrors:
 
     def test_e50_input_gradients_do_not_accumulate(self, torchattacks):
         model, y = linear(), classes()
-        naive = pictures().requires_grad_()
+        naive = images().requires_grad_()
         F.cross_entropy(model(naive), y).backward()
         first = naive.grad.clone()
         F.cross_entropy(model(naive), y).backward()
@@ -472,15 +472,15 @@ class TestAttackErrors:
         F.cross_entropy(model(naive), (y + 1) % 3).backward()
         wrong = (naive.grad.sign() != (naive.grad - first).sign()).double().mean()
         assert wrong > 0.1  # and with other targets, pixels go the wrong way
-        x = pictures().requires_grad_()
+        x = images().requires_grad_()
         x.grad = first.clone() * 1000
         for target in (y, (y + 1) % 3, y):
-            expected = torchattacks.FGSM(model, eps=0.1)(pictures(), target)
+            expected = torchattacks.FGSM(model, eps=0.1)(images(), target)
             assert torch.allclose(fgsm_attack(model, x, target, eps=0.1), expected)
         assert torch.equal(x.grad, first * 1000)
 
     def test_e51_parameter_gradients_survive_and_non_leaf_inputs_work(self):
-        model, x, y = linear(), pictures(), classes()
+        model, x, y = linear(), images(), classes()
         F.cross_entropy(model(x), y).backward()
         mine = [p.grad.clone() for p in model.parameters()]
         naive = copy.deepcopy(model)
@@ -498,10 +498,10 @@ class TestAttackErrors:
         assert torch.equal(fgsm_attack(model, non_leaf, y, eps=0.1), fgsm_attack(model, x, y, eps=0.1))
         loss.backward()  # the caller's graph is still whole
 
-    def test_e52_attack_in_pixel_units_on_normalised_pictures(self, trained):
+    def test_e52_attack_in_pixel_units_on_normalised_images(self, trained):
         exact = torch.tensor(IMAGENET[1], dtype=torch.float64).reshape(3, 1, 1)
         mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in IMAGENET)
-        model = nn.Sequential(Function(lambda x: x * std + mean), trained.model).eval()  # takes normalised pictures
+        model = nn.Sequential(Function(lambda x: x * std + mean), trained.model).eval()  # takes normalised images
         x = (trained.x - mean) / std
         naive = x.clamp(0, 1)  # FGSM's last line, at eps 0
         assert ((naive - x) * std).abs().max() > 0.4  # the error: far more than any eps
@@ -518,7 +518,7 @@ class TestAttackErrors:
             fgsm_attack(model, x, trained.y, eps=0.03)
 
     def test_e53_pgd_starts_at_random(self, torchattacks):
-        model, x, y = convolutional(), pictures(), classes()
+        model, x, y = convolutional(), images(), classes()
         basic = torchattacks.BIM(model, eps=0.1, alpha=0.03, steps=5)(x, y)
         options = {"eps": 0.1, "alpha": 0.03, "steps": 5}
         assert torch.allclose(pgd_attack(model, x, y, **options, random_start=False), basic, atol=1e-7)
@@ -549,7 +549,7 @@ class TestAttackErrors:
         model = small_classifier().train()
         model[0].eval()  # one mode set on purpose
         model.insert(13, nn.Dropout(0.5))
-        x, y = pictures(dtype=torch.float32), classes()
+        x, y = images(dtype=torch.float32), classes()
         naive = copy.deepcopy(model)
         naive.eval()
         leaf = x.clone().requires_grad_()

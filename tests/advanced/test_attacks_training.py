@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from course_utils.advanced import adversarial_training, evaluate_robustness, fgsm_attack, pgd_attack
+from tests.support.images import caller_tensors, classes, convolutional, images, linear, share_right
 from tests.support.models import Function, model_with_state
-from tests.support.pictures import caller_tensors, classes, convolutional, linear, pictures, share_right
 from tests.support.values import NAN, seeds
 
 
@@ -25,8 +25,8 @@ class TestAdversarialTraining:
         model = nn.Sequential(
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3)
         ).double()
-        model(pictures(seed + 1))  # statistics of their own
-        by_hand, x, y = copy.deepcopy(model), pictures(seed), classes()
+        model(images(seed + 1))  # statistics of their own
+        by_hand, x, y = copy.deepcopy(model), images(seed), classes()
         losses = adversarial_training(model, x, y, eps=0.1, alpha=0.03, steps=3, seed=seed)
         assert all(p.grad is None for p in model.parameters())
         losses.total.backward()
@@ -47,7 +47,7 @@ class TestAdversarialTraining:
 
     def test_dropout_drops_and_a_seed_repeats_it(self):
         model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 3)).double()
-        x, y = pictures(), classes()
+        x, y = images(), classes()
 
         def run(seed):
             losses = adversarial_training(model, x, y, eps=0, seed=seed)
@@ -61,14 +61,14 @@ class TestAdversarialTraining:
 
     def test_batchnorm_moves_unless_frozen(self):
         for frozen in (False, True):
-            model = model_with_state(pictures=True)
+            model = model_with_state(images=True)
             model.norm.train(not frozen)
             before = model.norm.running_mean.clone()
             adversarial_training(model, *caller_tensors(), eps=0.1, steps=2, seed=0)
             assert torch.equal(model.norm.running_mean, before) is frozen
 
-    def test_works_on_normalised_pictures(self):
-        x = (pictures() - 0.5) / 0.25
+    def test_works_on_normalised_images(self):
+        x = (images() - 0.5) / 0.25
         model, options = linear().train(), {"normalization": ([0.5] * 3, [0.25] * 3)}
         losses = adversarial_training(model, x, classes(), eps=0.1, steps=3, seed=0, **options)
         attacked = pgd_attack(model, x, classes(), eps=0.1, steps=3, seed=0, **options)
@@ -79,23 +79,23 @@ class TestAdversarialTraining:
     def test_frozen_parameters_stay_without_gradients(self):
         model = convolutional().train()
         model[0].requires_grad_(False)
-        adversarial_training(model, pictures(), classes(), eps=0.1, steps=2).total.backward()
+        adversarial_training(model, images(), classes(), eps=0.1, steps=2).total.backward()
         assert model[0].weight.grad is None
         assert model[5].weight.grad is not None
 
     def test_in_place_layers_do_not_reach_the_inputs(self):
-        model, x = nn.Sequential(nn.Threshold(0.5, 0.0, inplace=True), *linear()).train(), pictures()
+        model, x = nn.Sequential(nn.Threshold(0.5, 0.0, inplace=True), *linear()).train(), images()
         losses = adversarial_training(model, x, classes(), eps=0.1, steps=2)
         losses.total.backward()
-        assert torch.equal(x, pictures())
+        assert torch.equal(x, images())
 
     def test_p29_without_gradients_there_is_no_training(self):
-        model, x, y = linear().train(), pictures(), classes()
+        model, x, y = linear().train(), images(), classes()
         for context in (torch.no_grad, torch.inference_mode):
             with context(), pytest.raises(ValueError, match="under torch.no_grad.*call it outside"):
                 adversarial_training(model, x, y, eps=0.1)
         with torch.inference_mode():
-            born_inside, inputs = linear().train(), pictures()
+            born_inside, inputs = linear().train(), images()
         with pytest.raises(ValueError, match="made under torch.inference_mode"):
             adversarial_training(born_inside, x, y, eps=0.1)
         adversarial_training(model, inputs, y, eps=0.1).total.backward()
@@ -104,7 +104,7 @@ class TestAdversarialTraining:
             adversarial_training(model, x, y, eps=0.1)
 
     def test_f20_binary_losses_are_binary_cross_entropy(self):
-        model, x, y = linear(c=1).train(), pictures(), classes(5, 2)
+        model, x, y = linear(c=1).train(), images(), classes(5, 2)
         losses = adversarial_training(model, x, y, eps=0.1, steps=3, seed=0, task="binary")
         attacked = pgd_attack(model, x, y, eps=0.1, steps=3, seed=0, task="binary")
         for loss, inputs in ((losses.clean, x), (losses.adversarial, attacked)):
@@ -202,22 +202,22 @@ class TestEvaluateRobustness:
     @pytest.mark.parametrize(
         ("model", "loader", "attack", "error", "words"),
         [
-            (len, [(pictures(), classes())], fgsm_attack, TypeError, "torch.nn.Module"),
-            (linear(), [(pictures(), classes())], "fgsm", TypeError, "attack must be callable"),
+            (len, [(images(), classes())], fgsm_attack, TypeError, "torch.nn.Module"),
+            (linear(), [(images(), classes())], "fgsm", TypeError, "attack must be callable"),
             (linear(), [], fgsm_attack, ValueError, "loader is empty"),
             (linear(), 5, fgsm_attack, TypeError, "loader"),
-            (linear(), [pictures()], fgsm_attack, TypeError, r"pairs \(inputs, target\)"),
-            (linear(), [(pictures(),)], fgsm_attack, TypeError, r"pairs \(inputs, target\)"),
-            (linear(), [(pictures(), classes()[:4])], fgsm_attack, ValueError, "each of the 5"),
-            (linear(), [(pictures(), classes() + 1)], fgsm_attack, ValueError, "0 to 2"),
-            (linear(), [(pictures(), classes().float())], fgsm_attack, TypeError, "integer"),
-            (linear(), [(pictures() * NAN, classes())], fgsm_attack, ValueError, "NaN"),
-            (linear(), [(pictures()[:0], classes()[:0])], fgsm_attack, ValueError, "empty"),
-            (linear(), [(pictures() * 3, classes())], fgsm_attack, ValueError, "bounds"),
-            (linear(), [(pictures().numpy(), classes().numpy())], fgsm_attack, TypeError, "torch.Tensor"),
-            (linear(), [(pictures(), ["a"] * 5)], fgsm_attack, TypeError, "whole numbers"),
-            (linear(), [((255 * pictures()).byte(), classes())], fgsm_attack, TypeError, "floating"),
-            (Function(lambda x: x.sum((2, 3)) * NAN), [(pictures(), classes())], fgsm_attack, ValueError, "NaN|finite"),
+            (linear(), [images()], fgsm_attack, TypeError, r"pairs \(inputs, target\)"),
+            (linear(), [(images(),)], fgsm_attack, TypeError, r"pairs \(inputs, target\)"),
+            (linear(), [(images(), classes()[:4])], fgsm_attack, ValueError, "each of the 5"),
+            (linear(), [(images(), classes() + 1)], fgsm_attack, ValueError, "0 to 2"),
+            (linear(), [(images(), classes().float())], fgsm_attack, TypeError, "integer"),
+            (linear(), [(images() * NAN, classes())], fgsm_attack, ValueError, "NaN"),
+            (linear(), [(images()[:0], classes()[:0])], fgsm_attack, ValueError, "empty"),
+            (linear(), [(images() * 3, classes())], fgsm_attack, ValueError, "bounds"),
+            (linear(), [(images().numpy(), classes().numpy())], fgsm_attack, TypeError, "torch.Tensor"),
+            (linear(), [(images(), ["a"] * 5)], fgsm_attack, TypeError, "whole numbers"),
+            (linear(), [((255 * images()).byte(), classes())], fgsm_attack, TypeError, "floating"),
+            (Function(lambda x: x.sum((2, 3)) * NAN), [(images(), classes())], fgsm_attack, ValueError, "NaN|finite"),
         ],
     )
     def test_bad_input(self, model, loader, attack, error, words):
@@ -225,7 +225,7 @@ class TestEvaluateRobustness:
             evaluate_robustness(model, loader, attack, eps=0.1)
 
     def test_p15_an_attack_must_keep_to_its_limits(self):
-        model, x = linear(), pictures()
+        model, x = linear(), images()
         y = model(x).argmax(1)
         normalization = ([0.5] * 3, [0.25] * 3)
         z = (x - 0.5) / 0.25
@@ -251,7 +251,7 @@ class TestEvaluateRobustness:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
     def test_p15_rounding_is_no_offence(self, dtype):
         """An attack that clamps in its own dtype oversteps by a digit."""
-        model, x = linear().to(dtype), pictures(dtype=dtype)
+        model, x = linear().to(dtype), images(dtype=dtype)
         y = model(x).argmax(1)
         normalization = ([0.45] * 3, [0.22] * 3)
 
@@ -263,7 +263,7 @@ class TestEvaluateRobustness:
         evaluate_robustness(model, [(z, y)], careless, eps=8 / 255, bounds=(0, 1), normalization=normalization)
 
     def test_p15_attacks_that_move_nothing_and_probabilities_are_told(self):
-        x = pictures(dtype=torch.float32)
+        x = images(dtype=torch.float32)
 
         def sign_of_cross_entropy(model, x, y, *, eps):
             leaf = x.clone().requires_grad_()
@@ -291,7 +291,7 @@ class TestEvaluateRobustness:
             draws.append(float(torch.rand(())))
             return x
 
-        model, x = nn.Sequential(Function(noisy), linear()), pictures()
+        model, x = nn.Sequential(Function(noisy), linear()), images()
         y = linear()(x).argmax(1)
         evaluate_robustness(model, [(x, y), (x, y)], fgsm_attack, eps=0.01)
         clean, attack, judged, clean_2, attack_2, judged_2 = draws
@@ -299,7 +299,7 @@ class TestEvaluateRobustness:
         assert len({clean, attack, judged, clean_2, judged_2}) == 5
 
     def test_f20_binary(self):
-        model, x = linear(c=1), pictures()
+        model, x = linear(c=1), images()
         y = (model(x)[:, 0] >= 0).long()
         result = evaluate_robustness(model, [(x, y.tolist())], fgsm_attack, eps=0.3, task="binary")
         adversarial = fgsm_attack(model, x, y, eps=0.3, task="binary")
@@ -313,7 +313,7 @@ class TestEvaluateRobustness:
         "attack", [lambda m, x, y: None, lambda m, x, y: x[:1], lambda m, x, y: x * NAN, lambda m, x, y: x[:, :1]]
     )
     def test_an_attack_that_returns_something_else(self, attack):
-        x = pictures()
+        x = images()
         y = linear()(x).argmax(1)
         with pytest.raises((TypeError, ValueError), match="attack"):
             evaluate_robustness(linear(), [(x, y)], attack)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils.advanced import energy_inside, fgsm_attack, grad_cam, integrated_gradients, pgd_attack, saliency_map
+from tests.support.images import classes, convolutional, images, linear
 from tests.support.models import Function
-from tests.support.pictures import classes, convolutional, linear, pictures
 from tests.support.values import DTYPES, NAN, seeds
 
 
@@ -21,7 +21,7 @@ class TestSaliency:
     @settings(max_examples=15)
     def test_equals_captum(self, seed):
 
-        model, x = convolutional(seed), pictures(seed)
+        model, x = convolutional(seed), images(seed)
         for target in (classes(), 2):
             expected = Saliency(model).attribute(x.clone().requires_grad_(), target=target, abs=True)
             assert torch.allclose(saliency_map(model, x, target), expected.amax(1))
@@ -34,11 +34,11 @@ class TestSaliency:
         assert torch.equal(saliency_map(model, x, 1), model[1].weight[1].detach().abs().expand(5, 12))
         grey = linear(features=64)
         expected = grey[1].weight[2].detach().abs().reshape(8, 8).expand(5, 8, 8)
-        assert torch.equal(saliency_map(grey, pictures(channels=1), 2), expected)
+        assert torch.equal(saliency_map(grey, images(channels=1), 2), expected)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_is_float32_or_better(self, dtype):
-        result = saliency_map(convolutional().to(dtype), pictures(dtype=dtype))
+        result = saliency_map(convolutional().to(dtype), images(dtype=dtype))
         assert result.dtype == torch.promote_types(dtype, torch.float32)
         assert result.shape == (5, 8, 8)
         assert result.isfinite().all()
@@ -46,12 +46,12 @@ class TestSaliency:
 
     def test_e56_saliency_does_not_accumulate(self):
         model = convolutional()
-        naive = pictures().requires_grad_()
+        naive = images().requires_grad_()
         model(naive)[:, 0].sum().backward()
         first = naive.grad.abs().amax(1)
         model(naive)[:, 0].sum().backward()
         assert torch.allclose(naive.grad.abs().amax(1), 2 * first)  # the error: the second map is twice the first
-        x = pictures().requires_grad_()
+        x = images().requires_grad_()
         for _ in range(3):
             assert torch.allclose(saliency_map(model, x, 0), first)
         assert x.grad is None
@@ -79,7 +79,7 @@ class TestGradCam:
     @settings(max_examples=15)
     def test_equals_captum(self, seed):
 
-        model, x = convolutional(seed), pictures(seed)
+        model, x = convolutional(seed), images(seed)
         for layer, target in ((0, classes()), (2, 1), (3, classes())):
             maps = LayerGradCam(model, model[layer]).attribute(x, target=target, relu_attributions=True).detach()
             small = maps[:, 0]
@@ -114,7 +114,7 @@ class TestGradCam:
         assert float((energy_inside(cam, trained.masks) / share).nanmean()) > 1.5
 
     def test_none_is_the_models_answer(self):
-        model, x = convolutional(), pictures()
+        model, x = convolutional(), images()
         assert torch.equal(grad_cam(model, x, "2"), grad_cam(model, x, "2", model(x).argmax(1)))
 
     def test_maps_without_evidence_are_zero_not_nan(self):
@@ -122,7 +122,7 @@ class TestGradCam:
         with torch.no_grad():
             model[4].weight.fill_(-1.0)
         for upsample, shape in ((True, (5, 8, 8)), (False, (5, 6, 6))):
-            cam = grad_cam(model, pictures(dtype=torch.float32), "1", 0, upsample=upsample)
+            cam = grad_cam(model, images(dtype=torch.float32), "1", 0, upsample=upsample)
             assert torch.equal(cam, torch.zeros(shape))
 
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -131,8 +131,8 @@ class TestGradCam:
         with torch.no_grad():
             model[0].weight.mul_(300)  # maps of some hundreds
             model[3].weight.mul_(30)
-        expected = grad_cam(model, pictures(), "0", 1)
-        cam = grad_cam(model.to(dtype), pictures(dtype=dtype), "0", 1)
+        expected = grad_cam(model, images(), "0", 1)
+        cam = grad_cam(model.to(dtype), images(dtype=dtype), "0", 1)
         assert cam.dtype == torch.promote_types(dtype, torch.float32)
         assert cam.isfinite().all()
         assert torch.allclose(cam.double(), expected, atol=0.1)
@@ -147,7 +147,7 @@ class TestGradCam:
             def forward(self, x):
                 return self.fc(self.second(x).flatten(1))
 
-        model, x = Alias(), pictures(dtype=torch.float32)
+        model, x = Alias(), images(dtype=torch.float32)
         expected = grad_cam(model, x, "first")
         assert torch.equal(grad_cam(model, x, model.second), expected)
         assert torch.equal(grad_cam(model, x, "second"), expected)
@@ -169,28 +169,28 @@ class TestGradCam:
     def test_bad_layer(self, layer, error, words):
         model = Named()
         with pytest.raises(error, match=words):
-            grad_cam(model, pictures(), layer)
+            grad_cam(model, images(), layer)
         assert all(not module._forward_hooks for module in model.modules())
 
     def test_p23_an_unknown_layer_names_the_nearest_ones(self):
         model = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()) for _ in range(40)))
         model.append(nn.Flatten()).append(nn.Linear(192, 3))
         with pytest.raises(ValueError, match="no layer '17.3'; of its 122 the nearest names are") as caught:
-            grad_cam(model, pictures(dtype=torch.float32), "17.3")
+            grad_cam(model, images(dtype=torch.float32), "17.3")
         assert "'17'" in str(caught.value)
         assert len(str(caught.value)) < 200
 
     def test_p23_names_as_the_wrapper_has_them(self):
-        x, expected = pictures(), grad_cam(convolutional(), pictures(), "2")
+        x, expected = images(), grad_cam(convolutional(), images(), "2")
         parallel, compiled = nn.DataParallel(convolutional()), torch.compile(convolutional(), backend="eager")
         for model, names in ((parallel, ("2", "module.2")), (compiled, ("2", "_orig_mod.2"))):
             for layer in (*names, model.get_submodule(names[1])):
                 assert torch.equal(grad_cam(model, x, layer), expected)
 
-    def test_inputs_that_are_no_pictures(self):
+    def test_inputs_that_are_no_images(self):
         model = nn.Sequential(nn.Unflatten(1, (3, 8, 8)), nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3)).double()
         with pytest.raises(ValueError, match=r"inputs|upsample"):
-            grad_cam(model, pictures().flatten(1), "1")
+            grad_cam(model, images().flatten(1), "1")
 
     @pytest.mark.parametrize("detached", [True, False])
     def test_a_layer_that_the_answer_does_not_use(self, detached):
@@ -206,7 +206,7 @@ class TestGradCam:
         with torch.no_grad():
             model = Aside()
         with pytest.raises(ValueError, match="layer"):
-            grad_cam(model, pictures(dtype=torch.float32), "conv")
+            grad_cam(model, images(dtype=torch.float32), "conv")
 
     def test_a_layer_that_runs_without_gradients(self):
         class Aside(nn.Module):
@@ -220,29 +220,29 @@ class TestGradCam:
                 return self.fc(x.flatten(1)) + aside
 
         with pytest.raises(ValueError, match="layer|depend"):
-            grad_cam(Aside(), pictures(dtype=torch.float32), "conv")
+            grad_cam(Aside(), images(dtype=torch.float32), "conv")
 
     def test_e57_hooks_are_removed(self):
         model, naive = convolutional(), convolutional()
         for _ in range(10):
             naive[2].register_forward_hook(lambda module, args, output: None)
-            naive(pictures())
-            grad_cam(model, pictures(), "2")
+            naive(images())
+            grad_cam(model, images(), "2")
             with pytest.raises(ValueError, match="feature maps"):
-                grad_cam(model, pictures(), "5")
+                grad_cam(model, images(), "5")
         assert len(naive[2]._forward_hooks) == 10  # the error
         assert [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()] == [0] * 7
 
     def test_e57_the_callers_own_hooks_stay(self):
         model, seen = convolutional(), []
         handle = model[2].register_forward_hook(lambda module, args, output: seen.append(1))
-        grad_cam(model, pictures(), "2")
+        grad_cam(model, images(), "2")
         assert handle.id in model[2]._forward_hooks
         assert len(seen) == 1
 
     def test_e58_in_place_relu_neither_crashes_nor_overwrites(self):
         plain, inplace = convolutional(activation=nn.ReLU()), convolutional(activation=nn.ReLU(inplace=True))
-        x, kept = pictures(), []
+        x, kept = images(), []
         handle = inplace[2].register_full_backward_hook(lambda *_: None)
         with pytest.raises(RuntimeError, match="modified inplace"):  # the error: a full hook
             inplace(x.clone().requires_grad_())
@@ -257,10 +257,10 @@ class TestGradCam:
 
     def test_e59_upsampled_and_wrong_layers_say_so(self):
 
-        model, x = Named(), pictures()
+        model, x = Named(), images()
         strided = convolutional()
         naive = LayerGradCam(strided, strided[2]).attribute(x, target=0)
-        assert naive.shape[2:] == (4, 4)  # the error: not the picture's size
+        assert naive.shape[2:] == (4, 4)  # the error: not the image's size
         assert grad_cam(strided, x, "2", 0).shape == (5, 8, 8)
         with pytest.raises(KeyError):
             dict(model.named_modules())["conv9"]  # the error: a KeyError says nothing
@@ -296,8 +296,8 @@ class TestIntegratedGradients:
     def test_equals_captum(self, method, seed, n_steps):
         from captum.attr import IntegratedGradients
 
-        model, x = convolutional(seed), pictures(seed)
-        baselines = pictures(seed + 1)
+        model, x = convolutional(seed), images(seed)
+        baselines = images(seed + 1)
         for target, start in ((classes(), None), (1, 0.25), (classes(), baselines), (2, baselines[:1])):
             expected, delta = IntegratedGradients(model).attribute(
                 x,
@@ -316,7 +316,7 @@ class TestIntegratedGradients:
     @pytest.mark.parametrize("method", [*METHODS, "riemann_trapezoid"])
     @pytest.mark.parametrize("n_steps", [2, 3, 50])
     def test_of_a_linear_model_is_exact_in_every_rule(self, method, n_steps):
-        model, x = linear(), pictures()
+        model, x = linear(), images()
         result, delta = integrated_gradients(
             model, x, 1, n_steps=n_steps, method=method, baselines=0.5, return_convergence_delta=True
         )
@@ -327,7 +327,7 @@ class TestIntegratedGradients:
     @given(seeds)
     @settings(max_examples=15)
     def test_completeness(self, seed):
-        model, x, start = convolutional(seed), pictures(seed), pictures(seed + 1)
+        model, x, start = convolutional(seed), images(seed), images(seed + 1)
         result, delta = integrated_gradients(model, x, classes(), baselines=start, return_convergence_delta=True)
         with torch.no_grad():
             rise = (model(x) - model(start)).gather(1, classes()[:, None])[:, 0]
@@ -344,7 +344,7 @@ class TestIntegratedGradients:
 
     @pytest.mark.parametrize("size", [1, 3, 7, 1000])
     def test_internal_batch_size_changes_nothing(self, size):
-        model, x = convolutional(), pictures()
+        model, x = convolutional(), images()
         rows = []
         expected = integrated_gradients(model, x, classes(), n_steps=9)
         handle = model.register_forward_hook(lambda module, args, output: rows.append(len(output)))
@@ -355,7 +355,7 @@ class TestIntegratedGradients:
         assert sum(rows) >= 45
 
     def test_baselines_broadcast(self):
-        model, x = convolutional(), pictures()
+        model, x = convolutional(), images()
         grey = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
         whole = grey.reshape(1, 3, 1, 1).expand(5, 3, 8, 8)
         expected = integrated_gradients(model, x, 0, baselines=whole)
@@ -370,14 +370,14 @@ class TestIntegratedGradients:
             def __init__(self):
                 super().__init__()
                 torch.manual_seed(0)
-                self.pictures, self.rows = convolutional(), nn.Linear(4, 3).double()
+                self.images, self.rows = convolutional(), nn.Linear(4, 3).double()
 
             def forward(self, x, rows):
-                return self.pictures(x) * torch.tanh(self.rows(rows))
+                return self.images(x) * torch.tanh(self.rows(rows))
 
-        model, x = Two(), pictures()
+        model, x = Two(), images()
         rows = torch.rand(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        starts = (pictures(1), 0.5 * torch.ones(5, 4, dtype=torch.float64))
+        starts = (images(1), 0.5 * torch.ones(5, 4, dtype=torch.float64))
         for ours, theirs in ((None, None), (0.25, (0.25, 0.25)), (starts, starts), ((None, 0.5), (0, 0.5))):
             expected, delta = IntegratedGradients(model).attribute(
                 (x, rows), baselines=theirs, target=classes(), n_steps=12, return_convergence_delta=True
@@ -395,7 +395,7 @@ class TestIntegratedGradients:
             assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(by_name.values(), found, strict=True))
 
     def test_p31_several_inputs_that_do_not_fit(self):
-        model, x = FirstOfTwo(), pictures()
+        model, x = FirstOfTwo(), images()
         for inputs, options, error, words in (
             ((x, x[:3]), {}, ValueError, "same number of samples"),
             ((x, x.long()), {}, TypeError, r"inputs\[1\] must have a floating point dtype"),
@@ -411,19 +411,19 @@ class TestIntegratedGradients:
 
     def test_an_input_that_the_answer_does_not_use_gets_zeros(self):
         model = FirstOfTwo()
-        used, unused = integrated_gradients(model, (pictures(), pictures(1)), 0)
+        used, unused = integrated_gradients(model, (images(), images(1)), 0)
         assert used.abs().max() > 0 == unused.abs().max()
 
     def test_none_is_the_answer_at_the_inputs(self):
-        model, x = convolutional(), pictures()
+        model, x = convolutional(), images()
         answer = model(x).argmax(1)
         assert torch.equal(integrated_gradients(model, x), integrated_gradients(model, x, answer))
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_is_float32_or_better(self, dtype):
-        expected = integrated_gradients(convolutional(), pictures(), 0)
+        expected = integrated_gradients(convolutional(), images(), 0)
         result, delta = integrated_gradients(
-            convolutional().to(dtype), pictures(dtype=dtype), 0, return_convergence_delta=True
+            convolutional().to(dtype), images(dtype=dtype), 0, return_convergence_delta=True
         )
         assert result.dtype == torch.promote_types(dtype, torch.float32)
         assert result.shape == (5, 3, 8, 8)
@@ -432,7 +432,7 @@ class TestIntegratedGradients:
         assert (result.double() - expected).abs().max() < scale * expected.abs().max()
 
     def test_e60_gauss_legendre_beats_the_endpoint_rule(self):
-        model, x = convolutional(), 2 * pictures()
+        model, x = convolutional(), 2 * images()
 
         def endpoint(n):
             """The tutorials' rule: n points from 0 to 1 with both ends, each with weight 1/n."""
@@ -450,7 +450,7 @@ class TestIntegratedGradients:
         assert right < wrong / 100
 
     def test_trapezoid_weights_sum_to_one(self):
-        model, x = linear(), pictures()
+        model, x = linear(), images()
         expected = x * model[1].weight[0].detach().reshape(3, 8, 8)
         theirs = IntegratedGradients(model).attribute(x, target=0, n_steps=50, method="riemann_trapezoid")
         assert torch.allclose(theirs, 0.98 * expected)  # the error: the weights sum to .98
@@ -486,7 +486,7 @@ class TestIntegratedGradients:
     )
     def test_bad_options(self, options, error, words):
         with pytest.raises(error, match=words):
-            integrated_gradients(convolutional(), pictures(), **options)
+            integrated_gradients(convolutional(), images(), **options)
 
 
 class Viewing(nn.Module):
@@ -515,9 +515,9 @@ class TestAllAttributions:
         ("change", "error", "words"),
         [
             ({"model": len}, TypeError, "torch.nn.Module"),
-            ({"x": pictures()[:0]}, ValueError, "empty"),
-            ({"x": pictures() * NAN}, ValueError, "NaN"),
-            ({"x": (255 * pictures()).byte()}, TypeError, "floating"),
+            ({"x": images()[:0]}, ValueError, "empty"),
+            ({"x": images() * NAN}, ValueError, "NaN"),
+            ({"x": (255 * images()).byte()}, TypeError, "floating"),
             ({"x": [[0.5]]}, TypeError, "torch.Tensor"),
             ({"x": torch.zeros(3)}, ValueError, "batch axis"),
             ({"target": 3}, ValueError, "0 to 2"),
@@ -541,19 +541,19 @@ class TestAllAttributions:
         ],
     )
     def test_bad_input(self, name, change, error, words):
-        given_ = {"model": convolutional(), "x": pictures(), "target": None} | change
+        given_ = {"model": convolutional(), "x": images(), "target": None} | change
         with pytest.raises(error, match=words):
             ATTRIBUTIONS[name](given_["model"], given_["x"], given_["target"])
 
     @pytest.mark.parametrize("name", ATTRIBUTIONS)
     def test_channels_last_inputs(self, name):
-        model, x = convolutional(), pictures()
+        model, x = convolutional(), images()
         last = x.to(memory_format=torch.channels_last)
         assert torch.allclose(ATTRIBUTIONS[name](model, last, classes()), ATTRIBUTIONS[name](model, x, classes()))
 
     @pytest.mark.parametrize("name", ATTRIBUTIONS)
     def test_an_int_is_that_class_for_all(self, name):
-        model, x = convolutional(), pictures()
+        model, x = convolutional(), images()
         many = [torch.full((5,), 2, dtype=dtype) for dtype in (torch.int64, torch.int32, torch.uint8)]
         expected = ATTRIBUTIONS[name](model, x, 2)
         assert all(torch.equal(ATTRIBUTIONS[name](model, x, target), expected) for target in many)
@@ -561,7 +561,7 @@ class TestAllAttributions:
 
     @pytest.mark.parametrize("name", [*ATTRIBUTIONS, "fgsm_attack", "pgd_attack"])
     def test_e62_models_that_view(self, name):
-        model, x, y = Viewing(), pictures(), classes()
+        model, x, y = Viewing(), images(), classes()
         with pytest.raises(RuntimeError, match="view size is not compatible"):
             model(x.to(memory_format=torch.channels_last))  # the error, of a model that is fast in that layout
         same = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(256, 3)).double()
@@ -574,8 +574,8 @@ class TestAllAttributions:
         assert torch.allclose(calls[name](model, x, y), calls[name](same, x, y))
 
     @pytest.mark.parametrize("size", [16, 17, 40])
-    def test_e62_other_picture_sizes(self, trained, size):
-        x = pictures(size=size, dtype=torch.float32)
+    def test_e62_other_image_sizes(self, trained, size):
+        x = images(size=size, dtype=torch.float32)
         assert grad_cam(trained.model, x, "10").shape == (5, size, size)
         assert saliency_map(trained.model, x).shape == (5, size, size)
         assert fgsm_attack(trained.model, x, classes(), eps=0.1).shape == x.shape
@@ -584,4 +584,4 @@ class TestAllAttributions:
         """A wrong number of channels has nothing to do with memory layouts."""
         for call in ATTRIBUTIONS.values():
             with pytest.raises(RuntimeError, match="expected input.*to have 3 channels"):
-                call(convolutional(), pictures(channels=1))
+                call(convolutional(), images(channels=1))

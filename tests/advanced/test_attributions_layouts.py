@@ -7,8 +7,8 @@ import torchvision
 from torch import nn
 
 from course_utils.advanced import grad_cam
+from tests.support.images import classes, images
 from tests.support.models import Function
-from tests.support.pictures import classes, pictures
 
 
 def channels_first(maps: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class TestGradCamLayouts:
     @pytest.mark.parametrize("channels", [6, 4])
     def test_f3_channels_last_need_reshape(self, channels):
         """With 4 channels of 4 × 4 positions, the shape tells nothing."""
-        model, x, y = LastNorm(channels), pictures(), classes()
+        model, x, y = LastNorm(channels), images(), classes()
         for layer in ("norm", "relu"):
             with pytest.raises(ValueError, match=r"channels last; if they are, pass reshape=lambda maps: maps.permute"):
                 grad_cam(model, x, layer, y)
@@ -79,7 +79,7 @@ class TestGradCamLayouts:
 
     def test_f3_swin_of_torchvision(self):
         torch.manual_seed(0)
-        model, x = torchvision.models.swin_t(weights=None, num_classes=5).eval(), pictures(0, 2, 3, 64, torch.float32)
+        model, x = torchvision.models.swin_t(weights=None, num_classes=5).eval(), images(0, 2, 3, 64, torch.float32)
         with pytest.raises(ValueError, match=r"\(2, 2, 2, 768\), which may have its channels last"):
             grad_cam(model, x, "features")
         result = grad_cam(model, x, "features", classes(2), upsample=False, reshape=channels_first)
@@ -87,7 +87,7 @@ class TestGradCamLayouts:
         assert torch.allclose(result, by_hand(model, x, model.features, classes(2), channels_first), atol=1e-5)
 
     def test_f3_tokens_get_the_reshape_that_fits(self):
-        model, x, y = Tokens(), pictures(), classes()
+        model, x, y = Tokens(), images(), classes()
         with pytest.raises(ValueError, match="if these are tokens") as caught:
             grad_cam(model, x, "before", y)
         advice = str(caught.value).partition("pass reshape=")[2]
@@ -134,10 +134,10 @@ class TestGradCamLayouts:
     )
     def test_f3_a_reshape_that_makes_no_feature_maps(self, reshape):
         with pytest.raises(ValueError, match=r"reshape must return feature maps \(N, channels, h, w\) with N = 5"):
-            grad_cam(LastNorm(), pictures(), "norm", reshape=reshape)
+            grad_cam(LastNorm(), images(), "norm", reshape=reshape)
 
     def test_f3_a_layer_that_returns_several(self):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), Function(lambda z: (z, z)), Function(lambda z: z[0].mean((2, 3))))
         for options in ({}, {"reshape": channels_first}):
             with pytest.raises(ValueError, match="tuple of length 2"):
-                grad_cam(model, pictures(dtype=torch.float32), "1", **options)
+                grad_cam(model, images(dtype=torch.float32), "1", **options)

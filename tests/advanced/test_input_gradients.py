@@ -26,8 +26,8 @@ from course_utils.advanced import (
 )
 from course_utils.advanced.input_gradients import layout
 from course_utils.optimization import BinaryClassificationModel
+from tests.support.images import caller_tensors, classes, convolutional, images, linear
 from tests.support.models import Function, TwoHeads, model_with_state
-from tests.support.pictures import caller_tensors, classes, convolutional, linear, pictures
 from tests.support.snapshots import snapshot
 from tests.support.values import INF
 
@@ -36,7 +36,7 @@ def robustness(model, x, y, **options):
     return evaluate_robustness(model, [(x[:3], y[:3]), (x[3:], y[3:])], pgd_attack, eps=0.1, steps=2, **options)
 
 
-# name → the answer as a tensor, to a model, pictures and their classes. Every call is reproducible.
+# name → the answer as a tensor, to a model, images and their classes. Every call is reproducible.
 ANSWERS = {
     "fgsm_attack": lambda m, x, y: fgsm_attack(m, x, y, eps=0.1),
     "pgd_attack": lambda m, x, y: pgd_attack(m, x, y, eps=0.1, steps=3, seed=0),
@@ -54,28 +54,28 @@ NEEDS_GRADIENTS = [name for name in ANSWERS if name not in ("deletion_curve", "m
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_answer_does_not_depend_on_mode_or_grad_mode(name):
     x, y = caller_tensors()
-    expected = ANSWERS[name](model_with_state(pictures=True).eval(), x.detach(), y)
+    expected = ANSWERS[name](model_with_state(images=True).eval(), x.detach(), y)
     for training in (True, False):
-        result = ANSWERS[name](model_with_state(pictures=True, training=training), x, y)
+        result = ANSWERS[name](model_with_state(images=True, training=training), x, y)
         assert torch.equal(result, expected)
         assert not result.requires_grad
         assert result.grad_fn is None
         assert not torch.isnan(result).any()
     for context in (torch.no_grad, torch.inference_mode):
-        model = model_with_state(pictures=True)
+        model = model_with_state(images=True)
         with context():
             inside = snapshot(model, x, y)
             result = ANSWERS[name](model, x, y)
             assert snapshot(model, x, y) == inside
             assert torch.equal(result, expected)
-            born_inside = ANSWERS[name](model, pictures(dtype=torch.float32), classes())
+            born_inside = ANSWERS[name](model, images(dtype=torch.float32), classes())
         assert torch.equal(born_inside, expected)
 
 
 @pytest.mark.parametrize("name", NEEDS_GRADIENTS)
 def test_frozen_parameters_do_not_matter(name):
     x, y = caller_tensors()
-    model = model_with_state(pictures=True)
+    model = model_with_state(images=True)
     expected = ANSWERS[name](model, x, y)
     model.requires_grad_(False)
     assert torch.equal(ANSWERS[name](model, x, y), expected)
@@ -84,13 +84,13 @@ def test_frozen_parameters_do_not_matter(name):
 @pytest.mark.parametrize("name", ANSWERS)
 def test_results_share_no_memory_with_the_inputs(name):
     x, y = caller_tensors()
-    model = model_with_state(pictures=True)
+    model = model_with_state(images=True)
     before = snapshot(model, x, y)
     ANSWERS[name](model, x, y).zero_()
     assert snapshot(model, x, y) == before
 
 
-# name → call with a model of pictures (N, 3, 8, 8), whose first layer is "0", and options of the task.
+# name → call with a model of images (N, 3, 8, 8), whose first layer is "0", and options of the task.
 READERS = {
     "fgsm_attack": lambda m, x, y, **o: fgsm_attack(m, x, y, eps=0.1, **o),
     "pgd_attack": lambda m, x, y, **o: pgd_attack(m, x, y, eps=0.1, steps=2, seed=0, **o),
@@ -123,7 +123,7 @@ def scripted() -> nn.Module:
 def compiled_in_place() -> nn.Module:
     model = convolutional()
     model.compile(backend="eager")
-    model(pictures())
+    model(images())
     return model
 
 
@@ -142,13 +142,13 @@ class TestModelsAsPeopleBringThem:
     @pytest.mark.parametrize("name", READERS)
     def test_p23_p31_wrappers_and_dicts_change_nothing(self, name, kind):
         """P23, P31, Q23."""
-        x, y = pictures(), classes()
+        x, y = images(), classes()
         expected = READERS[name](convolutional(), x, y)
         assert torch.allclose(READERS[name](SAME[kind](), x, y), expected, atol=1e-12)
 
     @pytest.mark.parametrize("name", sorted(set(READERS) - {"grad_cam"}))
     def test_p23_torchscript_and_the_module_of_an_exported_program(self, name):
-        x, y = pictures(), classes()
+        x, y = images(), classes()
         expected = READERS[name](convolutional(), x, y)
         model = scripted()
         assert torch.allclose(READERS[name](model, x, y), expected, atol=1e-9)
@@ -164,7 +164,7 @@ class TestModelsAsPeopleBringThem:
 
     @pytest.mark.parametrize("name", READERS)
     def test_p23_what_cannot_be_supported_gets_a_sentence(self, name):
-        x, y = pictures(), classes()
+        x, y = images(), classes()
         program = torch.export.export(convolutional(), (x,))
         lazy = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
         for model, error, words in (
@@ -185,7 +185,7 @@ class TestModelsAsPeopleBringThem:
     @pytest.mark.parametrize("name", READERS)
     def test_p31_f20_targets_in_every_usual_form(self, name):
         """F20, P31: 0-d tensors, ints, lists and NumPy."""
-        x, y = pictures(), classes()
+        x, y = images(), classes()
         expected = READERS[name](convolutional(), x, y)
         for same in (y.tolist(), tuple(y.tolist()), y.numpy(), y.numpy().astype(np.uint8), y.int()):
             assert torch.equal(READERS[name](convolutional(), x, same), expected)
@@ -196,7 +196,7 @@ class TestModelsAsPeopleBringThem:
     @pytest.mark.parametrize("name", READERS)
     def test_f20_one_logit_is_two_classes(self, name):
         """softmax over (−z/2, z/2) is the sigmoid of z, and the difference of the two is z."""
-        x, y = pictures(), classes(5, 2)
+        x, y = images(), classes(5, 2)
         torch.manual_seed(0)
         body = [nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(256, 1)]
         single = nn.Sequential(*body).double()
@@ -247,7 +247,7 @@ class TestModelsAsPeopleBringThem:
     def test_masked_classes_are_no_obstacle(self, name):
         """F21: −inf is a mask; the answers are those of a model without that class."""
         mask = torch.tensor([0.0, 0.0, -INF], dtype=torch.float64)
-        x, y = pictures(), classes(5, 2)
+        x, y = images(), classes(5, 2)
         two = convolutional()
         with torch.no_grad():
             two[5] = nn.Linear(64, 2).double()
@@ -277,7 +277,7 @@ class TestModelsAsPeopleBringThem:
                 return z + self.codes
 
         model = nn.Sequential(*convolutional(), Codebook())
-        READERS[name](model, pictures(), classes())
+        READERS[name](model, images(), classes())
         if name != "adversarial_training":  # whose losses are those of train mode
             assert model[-1].codes.abs().max() == 0
 
@@ -285,12 +285,12 @@ class TestModelsAsPeopleBringThem:
     def test_models_made_in_inference_mode(self, name):
         with torch.inference_mode():
             model = convolutional()
-        expected = READERS[name](convolutional(), pictures(), classes())
-        assert torch.allclose(READERS[name](model, pictures(), classes()), expected, atol=1e-12)
+        expected = READERS[name](convolutional(), images(), classes())
+        assert torch.allclose(READERS[name](model, images(), classes()), expected, atol=1e-12)
 
     @pytest.mark.parametrize("name", ["fgsm_attack", "saliency_map", "grad_cam", "integrated_gradients"])
     def test_p28_the_order_of_samples_changes_nothing(self, name):
-        x, y = pictures(n=40), classes(40)
+        x, y = images(n=40), classes(40)
         order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
         one, other = (READERS[name](convolutional(), x[rows], y[rows]) for rows in (torch.arange(40), order))
         assert torch.allclose(one[order], other, atol=1e-12)
@@ -301,7 +301,7 @@ class TestModelsAsPeopleBringThem:
         model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), noise, nn.Flatten(), nn.Linear(256, 3)).double()
 
         def run(**options):
-            return READERS[name](model, pictures(), classes(), **options)
+            return READERS[name](model, images(), classes(), **options)
 
         assert torch.equal(run(), run(seed=0))
         assert torch.equal(run(seed=1), run(seed=1))
@@ -316,8 +316,8 @@ class TestModelsAsPeopleBringThem:
                 call(tokens, torch.randint(9, (5, 3)))
             call(tokens[1:], tokens[0](torch.randint(9, (5, 3))), 0)  # what the message advises
         for name in sorted(set(READERS) - {"deletion_curve"}):
-            with pytest.raises(TypeError, match=r"pictures: pass .float\(\) / 255"):
-                READERS[name](convolutional(), (255 * pictures()).byte(), classes())
+            with pytest.raises(TypeError, match=r"images: pass .float\(\) / 255"):
+                READERS[name](convolutional(), (255 * images()).byte(), classes())
 
 
 class TestLayout:
@@ -327,7 +327,7 @@ class TestLayout:
         for model in (convolutional(), linear(), capstone.FastClassifier(), capstone.ImageClassifier()):
             assert layout(model) is torch.channels_last
             x = torch.rand(2, 3, 32, 32)
-            if isinstance(model, capstone.models.PictureClassifier):
+            if isinstance(model, capstone.models.NormalizedImageClassifier):
                 assert torch.allclose(
                     model.eval()(x), model(x.contiguous(memory_format=torch.channels_last)), atol=1e-4
                 )
@@ -336,15 +336,15 @@ class TestLayout:
         seen = []
         model = nn.Sequential(Function(lambda x: seen.append(x.is_contiguous()) or x), *convolutional())
         assert layout(model) is torch.contiguous_format
-        saliency_map(model, pictures().to(memory_format=torch.channels_last))
+        saliency_map(model, images().to(memory_format=torch.channels_last))
         assert seen == [True]
         assert layout(model.to(memory_format=torch.channels_last)) is torch.channels_last
 
     @pytest.mark.parametrize("name", sorted(set(READERS) - {"grad_cam", "adversarial_training"}))
     def test_an_error_of_the_model_is_raised_at_once(self, name):
         """It used to be caught, and the model run again."""
-        model = model_with_state(pictures=True)
+        model = model_with_state(images=True)
         model.fail_at = 1
         with pytest.raises(RuntimeError, match="on purpose"):
-            READERS[name](model, pictures(dtype=torch.float32), classes())
+            READERS[name](model, images(dtype=torch.float32), classes())
         assert model.calls == 1

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils.advanced import MultiTaskLoss, MultiTaskModel, multi_task_inference
+from tests.support.images import classes
 from tests.support.models import Function
-from tests.support.pictures import classes
 from tests.support.values import DTYPES, NAN
 
 

@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from course_utils.advanced import plot_attack, plot_curves, visualize_attributions
-from tests.support.pictures import pictures
+from tests.support.images import images
 from tests.support.values import DTYPES, NAN, is_png
 
 
@@ -15,8 +15,8 @@ class TestFigures:
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("signed", [True, False])
     def test_attributions_of_grey_and_colour(self, tmp_path, channels, signed):
-        x = pictures(n=3, channels=channels, size=6)
-        maps = pictures(1, n=3, channels=1, size=6)[:, 0] - (0.5 if signed else 0)
+        x = images(n=3, channels=channels, size=6)
+        maps = images(1, n=3, channels=1, size=6)[:, 0] - (0.5 if signed else 0)
         path = tmp_path / "attributions.png"
         figure = visualize_attributions(x, maps, titles=["a", "b", "c"], save_path=path if channels == 3 else None)
         assert path.exists() == (channels == 3)
@@ -39,14 +39,14 @@ class TestFigures:
         }
 
     def test_attributions_with_channels_are_summed(self):
-        x, maps = pictures(n=2), pictures(1, n=2) - 0.5
+        x, maps = images(n=2), images(1, n=2) - 0.5
         figures = [visualize_attributions(x, m) for m in (maps, maps.sum(1))]
         ours, expected = (np.asarray(figure.axes[2].images[1].get_array()) for figure in figures)
         assert np.allclose(ours, expected)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_every_dtype_gradient_and_nothing_at_all_can_be_drawn(self, dtype):
-        x = pictures(n=2, dtype=dtype).requires_grad_()
+        x = images(n=2, dtype=dtype).requires_grad_()
         for maps in (x.mean(1), torch.zeros(2, 8, 8, dtype=dtype), -x):
             drawn = np.asarray(visualize_attributions(x, maps).axes[2].images[1].get_array())
             assert np.isfinite(drawn).all()
@@ -54,21 +54,21 @@ class TestFigures:
         assert np.isfinite(drawn).all()
         assert drawn.min() < 0.5
 
-    def test_normalised_pictures_are_stretched(self):
-        x = 4 * pictures(n=1) - 2
+    def test_normalised_images_are_stretched(self):
+        x = 4 * images(n=1) - 2
         shown = np.asarray(visualize_attributions(x, x[:, 0]).axes[0].images[0].get_array())
         assert shown.min() == 0
         assert shown.max() == 1
 
     def test_eight_are_shown(self):
-        x = pictures(n=9)
+        x = images(n=9)
         assert len(visualize_attributions(x, x[:, 0]).axes) == 17
         assert len(plot_attack(x, x).axes) == 24
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_attack_shows_both_and_the_difference(self, tmp_path, channels):
-        x = pictures(n=2, channels=channels)
-        adversarial = (x + 0.1 * (pictures(1, n=2, channels=channels) - 0.5)).clamp(0, 1)
+        x = images(n=2, channels=channels)
+        adversarial = (x + 0.1 * (images(1, n=2, channels=channels) - 0.5)).clamp(0, 1)
         path = tmp_path / "attack.png"
         figure = plot_attack(x, adversarial, titles=list("abcd"))
         figure.savefig(path)
@@ -109,7 +109,7 @@ class TestFigures:
 
     def test_pyplot_keeps_nothing(self):
         before, settings_before = plt.get_fignums(), dict(plt.rcParams)
-        x = pictures()
+        x = images()
         for figure in (
             visualize_attributions(x, x[:, 0]),
             plot_attack(x, x),
@@ -147,10 +147,10 @@ class TestFigures:
     )
     def test_bad_input(self, call, error, words):
         with pytest.raises(error, match=words):
-            call(pictures())
+            call(images())
 
     def test_e61_rgb_tensors_are_drawn_in_place_and_nothing_is_kept(self):
-        x, maps = pictures(n=1, size=6), torch.zeros(1, 6, 6)
+        x, maps = images(n=1, size=6), torch.zeros(1, 6, 6)
         maps[0, 1, 4] = 1.0
         with pytest.raises(TypeError, match="Invalid shape"):
             Figure().subplots().imshow(x[0].numpy())  # the error: (3, H, W)
@@ -165,4 +165,4 @@ class TestFigures:
         assert np.argwhere(np.asarray(over.get_array()) == 1).tolist() == [[1, 4]]
         opaque = np.broadcast_to(over.get_alpha(), (6, 6))
         assert opaque[1, 4] == 1
-        assert opaque.sum() == 1  # elsewhere the picture shows through
+        assert opaque.sum() == 1  # elsewhere the image shows through

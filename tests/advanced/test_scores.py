@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_utils.advanced import deletion_curve, energy_inside, integrated_gradients, pointing_game, saliency_map
-from tests.support.pictures import classes, convolutional, linear, pictures
+from tests.support.images import classes, convolutional, images, linear
 from tests.support.values import DTYPES, NAN, seeds
 
 
@@ -18,7 +18,7 @@ def random_masks(seed: int, n: int = 6, size: int = 5) -> torch.Tensor:
 class TestScores:
     @given(seeds)
     def test_pointing_game_by_brute_force(self, seed):
-        maps, masks = pictures(seed, 6, 1, 5)[:, 0] - 0.5, random_masks(seed)
+        maps, masks = images(seed, 6, 1, 5)[:, 0] - 0.5, random_masks(seed)
         expected = []
         for one, mask in zip(maps.tolist(), masks.tolist(), strict=True):
             best = max((value, row, column) for row, line in enumerate(one) for column, value in enumerate(line))
@@ -29,7 +29,7 @@ class TestScores:
 
     @given(seeds)
     def test_energy_by_brute_force(self, seed):
-        maps, masks = pictures(seed, 6, 1, 5)[:, 0] - 0.5, random_masks(seed)
+        maps, masks = images(seed, 6, 1, 5)[:, 0] - 0.5, random_masks(seed)
         expected = [
             sum(abs(v) for v, inside in zip(one, mask, strict=True) if inside) / sum(map(abs, one))
             for one, mask in zip(maps.flatten(1).tolist(), masks.flatten(1).tolist(), strict=True)
@@ -48,7 +48,7 @@ class TestScores:
         assert torch.allclose(energy_inside(torch.full((6, 5, 5), 0.3), masks), masks.float().mean((1, 2)))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_energy_of_large_pictures_stays_finite(self, dtype):
+    def test_energy_of_large_images_stays_finite(self, dtype):
         """The sum of 90,000 ones is beyond float16."""
         maps, masks = torch.ones(1, 300, 300, dtype=dtype), torch.zeros(1, 300, 300, dtype=torch.bool)
         masks[:, :150] = True
@@ -72,13 +72,13 @@ class TestScores:
     @given(seeds, st.sampled_from([2, 3, 5, 9, 17, 65]), st.booleans(), st.sampled_from([0.0, 0.5, -1]))
     @settings(max_examples=20)
     def test_deletion_by_brute_force(self, seed, n_points, insertion, fill):
-        model, x, maps = linear(seed, scale=5.0), pictures(seed), pictures(seed + 1)[:, 0]
+        model, x, maps = linear(seed, scale=5.0), images(seed), images(seed + 1)[:, 0]
         shares, means = deletion_curve(model, x, maps, classes(), n_points=n_points, insertion=insertion, fill=fill)
         assert shares.tolist() == pytest.approx(np.linspace(0, 1, n_points).tolist())
         assert means.tolist() == pytest.approx(self.brute_curve(model, x, maps, classes(), n_points, insertion, fill))
 
     def test_deletion_and_insertion_meet_at_their_ends(self):
-        model, x, maps = convolutional(), pictures(), pictures(1)[:, 0]
+        model, x, maps = convolutional(), images(), images(1)[:, 0]
         _, gone = deletion_curve(model, x, maps, classes(), fill=0.5)
         _, come = deletion_curve(model, x, maps, classes(), fill=0.5, insertion=True)
         with torch.no_grad():
@@ -90,7 +90,7 @@ class TestScores:
 
     def test_the_right_order_beats_the_wrong_one(self):
         """On a linear model, x·w is what a pixel gives."""
-        model, x = linear(c=2, scale=20.0), pictures()
+        model, x = linear(c=2, scale=20.0), images()
         y = model(x).argmax(1)
         rise = (x * (model[1].weight[y] - model[1].weight[1 - y]).reshape(5, 3, 8, 8)).sum(1).detach()
         right, wrong = (deletion_curve(model, x, maps, y)[1].mean() for maps in (rise, -rise))
@@ -100,7 +100,7 @@ class TestScores:
 
     def test_p28_ties_go_row_by_row(self):
         """A map that is the same everywhere: the pixels go in reading order, in every call."""
-        model, x = linear(scale=5.0), pictures(size=8)
+        model, x = linear(scale=5.0), images(size=8)
         constant = torch.zeros(5, 8, 8)
         reading_order = -torch.arange(64.0).reshape(8, 8).expand(5, 8, 8)
         for insertion in (False, True):
@@ -109,7 +109,7 @@ class TestScores:
                 for maps in (constant, reading_order)
             )
             assert torch.equal(tied, ordered)
-        coarse = pictures(1)[:, 0].mul(3).floor()  # three values
+        coarse = images(1)[:, 0].mul(3).floor()  # three values
         order = torch.randperm(5, generator=torch.Generator().manual_seed(0))
         one, other = (
             deletion_curve(model, x[rows], coarse[rows], classes()[rows], n_points=9)[1]
@@ -121,8 +121,8 @@ class TestScores:
     def test_p28_half_precision_is_averaged_in_full(self, dtype):
         """The mean of 999 half-precision probabilities has three digits, and the curve jumps between them."""
         n, y = 999, classes(999)
-        model, x = linear(scale=3.0).to(dtype), pictures(0, n, dtype=dtype)
-        maps = pictures(1, n)[:, 0].to(dtype)
+        model, x = linear(scale=3.0).to(dtype), images(0, n, dtype=dtype)
+        maps = images(1, n)[:, 0].to(dtype)
         _, means = deletion_curve(model, x, maps, y, n_points=3)
         with torch.no_grad():
             exact = model(x).double().softmax(1).gather(1, y[:, None]).mean()
@@ -137,7 +137,7 @@ class TestScores:
         assert float(under[0]) == pytest.approx(float(expected), abs=1e-6)
 
     def test_p28_fills_of_every_shape(self):
-        model, x, maps = linear(scale=5.0), pictures(), pictures(1)[:, 0]
+        model, x, maps = linear(scale=5.0), images(), images(1)[:, 0]
         colour = torch.tensor([0.2, 0.5, 0.7], dtype=torch.float64)
         whole = colour[:, None, None].expand(5, 3, 8, 8).contiguous()
         expected = deletion_curve(model, x, maps, classes(), fill=whole, n_points=5)[1]
@@ -161,7 +161,7 @@ class TestScores:
             assert float(means[k]) == pytest.approx(float(model(gone).softmax(1)[:, 2].mean().detach()))
 
     def test_batch_size_changes_nothing(self):
-        model, x, maps, seen = convolutional(), pictures(), pictures(1)[:, 0], []
+        model, x, maps, seen = convolutional(), images(), images(1)[:, 0], []
         expected = deletion_curve(model, x, maps, classes())[1]
         handle = model.register_forward_hook(lambda module, args, output: seen.append(len(output)))
         assert torch.allclose(deletion_curve(model, x, maps, classes(), batch_size=2)[1], expected)
@@ -169,7 +169,7 @@ class TestScores:
         assert set(seen) == {2, 1}
 
     def test_f20_a_binary_model(self):
-        model, x, maps = linear(c=1, scale=5.0), pictures(), pictures(1)[:, 0]
+        model, x, maps = linear(c=1, scale=5.0), images(), images(1)[:, 0]
         ones = deletion_curve(model, x, maps, 1, task="binary")[1]
         zeros = deletion_curve(model, x, maps, 0, task="binary")[1]
         assert torch.allclose(ones + zeros, torch.ones(11, dtype=torch.float64))
@@ -178,7 +178,7 @@ class TestScores:
     @pytest.mark.parametrize("score", [pointing_game, energy_inside])
     def test_p30_masks_on_another_device(self, score):
         """Without a second device, a tensor that refuses whatever is not moved to the maps' device first."""
-        maps, masks = pictures(channels=1)[:, 0], random_masks(0, 5, 8)
+        maps, masks = images(channels=1)[:, 0], random_masks(0, 5, 8)
         expected = score(maps, masks)
         moved = []
 
@@ -213,57 +213,57 @@ class TestScores:
                 ]
             ],
             (
-                lambda: deletion_curve(linear(), pictures(), pictures(), classes()),
+                lambda: deletion_curve(linear(), images(), images(), classes()),
                 ValueError,
                 "3 dimension.*sum over the",
             ),
             (
-                lambda: pointing_game(integrated_gradients(linear(), pictures()), random_masks(0, 5, 8)),
+                lambda: pointing_game(integrated_gradients(linear(), images()), random_masks(0, 5, 8)),
                 ValueError,
                 r"attributions.sum\(1\)",
             ),
             (
-                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes(), fill=torch.zeros(4)),
+                lambda: deletion_curve(linear(), images(), images()[:, 0], classes(), fill=torch.zeros(4)),
                 ValueError,
                 r"fill must be a number or broadcast.*\(5, 3, 8, 8\)",
             ),
             (
-                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], fill=torch.tensor(NAN)),
+                lambda: deletion_curve(linear(), images(), images()[:, 0], fill=torch.tensor(NAN)),
                 ValueError,
                 "NaN",
             ),
             (
-                lambda: deletion_curve(linear(), pictures(), pictures(size=4)[:, 0], classes()),
+                lambda: deletion_curve(linear(), images(), images(size=4)[:, 0], classes()),
                 ValueError,
                 r"shape \(5, 8, 8\)",
             ),
             (
-                lambda: deletion_curve(linear(), pictures().flatten(1), pictures()[:, 0], classes()),
+                lambda: deletion_curve(linear(), images().flatten(1), images()[:, 0], classes()),
                 ValueError,
                 r"\(5, 192\)",
             ),
-            (lambda: deletion_curve(linear(), pictures()[0], pictures()[:, 0], classes()), ValueError, "2 or 4 dim"),
-            (lambda: deletion_curve(len, pictures(), pictures()[:, 0], classes()), TypeError, "torch.nn.Module"),
-            (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes() + 1), ValueError, "0 to 2"),
+            (lambda: deletion_curve(linear(), images()[0], images()[:, 0], classes()), ValueError, "2 or 4 dim"),
+            (lambda: deletion_curve(len, images(), images()[:, 0], classes()), TypeError, "torch.nn.Module"),
+            (lambda: deletion_curve(linear(), images(), images()[:, 0], classes() + 1), ValueError, "0 to 2"),
             (
-                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes()[:3]),
+                lambda: deletion_curve(linear(), images(), images()[:, 0], classes()[:3]),
                 ValueError,
                 "each of the 5",
             ),
-            (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes() / 2), TypeError, "integer"),
-            (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0] * NAN, classes()), ValueError, "NaN"),
+            (lambda: deletion_curve(linear(), images(), images()[:, 0], classes() / 2), TypeError, "integer"),
+            (lambda: deletion_curve(linear(), images(), images()[:, 0] * NAN, classes()), ValueError, "NaN"),
             (
-                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes(), n_points=1),
+                lambda: deletion_curve(linear(), images(), images()[:, 0], classes(), n_points=1),
                 ValueError,
                 "n_points must be at least 2",
             ),
             (
-                lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes(), n_points=3.0),
+                lambda: deletion_curve(linear(), images(), images()[:, 0], classes(), n_points=3.0),
                 TypeError,
                 "n_points must be an int",
             ),
-            (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes(), fill=NAN), ValueError, "fill"),
-            (lambda: deletion_curve(linear(), pictures(), pictures()[:, 0], classes(), fill="0"), TypeError, "fill"),
+            (lambda: deletion_curve(linear(), images(), images()[:, 0], classes(), fill=NAN), ValueError, "fill"),
+            (lambda: deletion_curve(linear(), images(), images()[:, 0], classes(), fill="0"), TypeError, "fill"),
         ],
     )
     def test_bad_input(self, call, error, words):

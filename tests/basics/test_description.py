@@ -124,7 +124,7 @@ class TestDescribeOutput:
         assert "output[1]['boxes']: float32 (0, 4)" in repr(report)
         assert "values: none, the tensor is empty" in repr(report)
 
-    def test_f15_what_the_detector_makes_of_an_empty_picture(self):
+    def test_f15_what_the_detector_makes_of_an_empty_image(self):
         raw = torch.tensor([[[20.0, 20, 9, 9, 0.1, 0.8, 0.2]]])
         (found,) = interpret_detection_output(raw)
         assert len(found["boxes"]) == 0

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_utils.basics import plot_pictures, plot_probabilities, plot_segmentation, plot_temperature
+from course_utils.basics import plot_images, plot_probabilities, plot_segmentation, plot_temperature
 
 
 class TestFigures:
@@ -21,13 +21,13 @@ class TestFigures:
             assert sorted(range(3), key=heights.__getitem__) == [0, 2, 1]
             assert sum(heights) == pytest.approx(1, abs=1e-5)
 
-    def test_pictures_grey_and_colour(self, tmp_path):
+    def test_images_grey_and_colour(self, tmp_path):
         path = tmp_path / "grid.png"
-        figure = plot_pictures(torch.zeros(3, 8, 8), ["a", "b", "c"], columns=2)
+        figure = plot_images(torch.zeros(3, 8, 8), ["a", "b", "c"], columns=2)
         figure.savefig(path)
         assert sum(bool(ax.images) for ax in figure.axes) == 3
         assert path.read_bytes().startswith(b"\x89PNG")
-        colour = plot_pictures(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))
+        colour = plot_images(torch.zeros(2, 3, 8, 9, dtype=torch.uint8))
         assert colour.axes[0].images[0].get_array().shape == (8, 9, 3)
 
     def test_segmentation_shows_input_maps_and_label(self):
@@ -49,9 +49,9 @@ class TestFigures:
             (lambda: plot_probabilities(torch.zeros(2), ["a"]), "2 classes, but has 1"),
             (lambda: plot_probabilities(torch.zeros(2, 2)), "1 dimension"),
             (lambda: plot_temperature(torch.zeros(2), temperatures=(0.0,)), "temperature"),
-            (lambda: plot_pictures(torch.zeros(2, 1, 8, 8)), r"\(N, H, W\) or \(N, 3, H, W\)"),
-            (lambda: plot_pictures(torch.zeros(0, 8, 8)), "empty"),
-            (lambda: plot_pictures(torch.zeros(2, 8, 8), ["a"]), "each of the 2"),
+            (lambda: plot_images(torch.zeros(2, 1, 8, 8)), r"\(N, H, W\) or \(N, 3, H, W\)"),
+            (lambda: plot_images(torch.zeros(0, 8, 8)), "empty"),
+            (lambda: plot_images(torch.zeros(2, 8, 8), ["a"]), "each of the 2"),
             (lambda: plot_segmentation(torch.zeros(3, 4, 4), torch.zeros(2, 4, 4), ["a"]), "2 classes"),
         ],
     )

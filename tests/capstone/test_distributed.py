@@ -38,7 +38,7 @@ with process_group():
         "weights": model.state_dict(),
         "logits": predict_logits(trained, data.test.images, batch_size=7),
         "metrics": evaluate_model(trained, data.test.images, data.test.target).metrics(),
-        "one picture": predict_logits(trained, data.test.images[:1]),
+        "one image": predict_logits(trained, data.test.images[:1]),
     }
     torch.save(answer, f"{folder}/{rank()}.pt")
     # Only the first machine's disk holds a checkpoint, of one epoch.
@@ -85,12 +85,12 @@ class TestSeveralProcesses:
                 assert torch.allclose(got, value, atol=1e-4)
             for name, value in alone.state_dict().items():
                 assert torch.allclose(answer["weights"][name], value, atol=1e-4), name
-            # 31 pictures: one process has one more than the other.
+            # 31 images: one process has one more than the other.
             assert torch.allclose(answer["logits"], logits, atol=1e-5)
             for name in ("num_samples", "accuracy", "precision", "recall", "f1", "intervals"):
                 assert answer["metrics"][name] == single[name], name
             assert (answer["metrics"]["nll"], answer["metrics"]["ece"]) == pytest.approx((single["nll"], single["ece"]))
-            assert torch.allclose(answer["one picture"], logits[:1], atol=1e-5)
+            assert torch.allclose(answer["one image"], logits[:1], atol=1e-5)
         assert same(answers[0]["weights"], answers[1]["weights"])
         # What the group has written, one process can go on from.
         resumed = ImageClassifier(dropout=0)

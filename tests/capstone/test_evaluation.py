@@ -148,7 +148,7 @@ class TestEvaluation:
             assert 0 <= low <= getattr(result, name) <= high <= 1, name
 
     def test_intervals_cover_the_truth(self):
-        """Of 100 samples of one classifier, about 95 intervals hold what it reaches on very many pictures."""
+        """Of 100 samples of one classifier, about 95 intervals hold what it reaches on very many images."""
         logits, target = random_outputs(0, 100_000, 4)
         truth = evaluate_logits(logits, target)
         covered = dict.fromkeys(truth.intervals, 0)
@@ -236,7 +236,7 @@ class TestPrediction:
             expected = copy.deepcopy(model).eval()(normalize(IMAGES, *STATISTICS))
         assert torch.allclose(logits, getattr(expected, "logits", expected), atol=1e-5)
 
-    def test_uint8_and_normalised_pictures_give_the_same(self):
+    def test_uint8_and_normalised_images_give_the_same(self):
         model = tutorial()
         fit(model, epochs=1)
         a = evaluate_model(model, IMAGES, TARGET, NAMES)
@@ -349,7 +349,7 @@ class TestPrediction:
             evaluate_model(model, model.normalize(IMAGES), TARGET)
             evaluate_model(model, torch.zeros(2, 3, 32, 32), [0, 1])  # the mean colour
 
-    def test_pictures_that_nobody_can_normalise(self):
+    def test_images_that_nobody_can_normalise(self):
         with pytest.raises(ValueError, match=r"normalization=\(data.mean, data.std\)"):
             predict_logits(linear(), IMAGES)
         with pytest.raises(ValueError, match="normal"):  # never trained: its statistics are still 0 and 1
@@ -364,7 +364,7 @@ class TestPrediction:
             ({"images": IMAGES[:0]}, ValueError),
             ({"images": IMAGES.int()}, TypeError),
             ({"images": IMAGES.numpy()}, TypeError),
-            ({"images": IMAGES[:, :1]}, ValueError),  # grey pictures must not become coloured by broadcasting
+            ({"images": IMAGES[:, :1]}, ValueError),  # grey images must not become coloured by broadcasting
             ({"images": torch.full((2, 3, 32, 32), math.nan), "normalization": None}, ValueError),
             ({"batch_size": 0}, ValueError),
             ({"amp": "auto"}, TypeError),
@@ -374,7 +374,7 @@ class TestPrediction:
             ({"normalization": 0.5}, (TypeError, ValueError)),
         ],
     )
-    def test_bad_pictures(self, change, error):
+    def test_bad_images(self, change, error):
         options = {"images": IMAGES, "normalization": STATISTICS} | change
         with pytest.raises(error, match=r"must|empty|finite|normalization"):
             predict_logits(linear(), **options)
@@ -415,7 +415,7 @@ class TestReadings:
         assert torch.allclose(read.topk_confidence, best.values, atol=1e-6)
         assert torch.equal(read.labels, best.indices[:, 0])
         frame = read.to_frame()
-        assert list(frame.columns) == ["picture", "true", "first", "second", "third", "right"]
+        assert list(frame.columns) == ["image", "true", "first", "second", "third", "right"]
         assert frame["true"].tolist() == [NAMES[k] for k in TARGET[read.index]]
         assert frame["first"][0].startswith(NAMES[best.indices[0, 0]])
         assert frame["right"].tolist() == (read.labels == read.target).tolist()
@@ -438,7 +438,7 @@ class TestReadings:
         model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
         read = interpret_model_outputs(model, IMAGES, TARGET % 2, ["even", "odd"], normalization=STATISTICS)
         assert read.topk_labels.shape == (6, 2)
-        assert list(read.to_frame().columns) == ["picture", "true", "first", "second", "right"]
+        assert list(read.to_frame().columns) == ["image", "true", "first", "second", "right"]
 
     def test_flip_average(self, reader):
         x = normalize(IMAGES, *STATISTICS)
@@ -475,7 +475,7 @@ class TestCalibration:
         )
         assert f"{result.temperature:.3f}" in repr(result)
 
-    def test_the_test_pictures_do_not_decide(self):
+    def test_the_test_images_do_not_decide(self):
         a = calibrate_model(tutorial(), DATA).temperature
         assert calibrate_model(tutorial(), part("test", target=(TARGET + 1) % 10)).temperature == a
         assert (

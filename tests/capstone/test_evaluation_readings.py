@@ -1,4 +1,4 @@
-"""What an evaluation says about single pictures, without another pass of the model."""
+"""What an evaluation says about single images, without another pass of the model."""
 
 import torch
 
@@ -9,7 +9,7 @@ from tests.support.capstone import DATA, IMAGES, TARGET, tutorial
 STATISTICS = DATA.mean, DATA.std
 
 
-def test_the_worst_pictures_are_those_of_interpret_model_outputs():
+def test_the_worst_images_are_those_of_interpret_model_outputs():
     model = tutorial()
     evaluation = evaluate_model(model, IMAGES, TARGET, normalization=STATISTICS)
     mine = readings_of(evaluation, evaluation.worst_first()[:7])
@@ -21,7 +21,7 @@ def test_the_worst_pictures_are_those_of_interpret_model_outputs():
     assert mine.class_names == asked.class_names
 
 
-def test_worst_first_is_an_order_of_all_pictures():
+def test_worst_first_is_an_order_of_all_images():
     evaluation = evaluate_model(tutorial(), IMAGES, TARGET, normalization=STATISTICS)
     order = evaluation.worst_first()
     assert sorted(order.tolist()) == list(range(len(IMAGES)))

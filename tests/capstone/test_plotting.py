@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from course_utils import capstone
 from course_utils.capstone import (
     Evaluation,
-    PictureReadings,
+    ImageReadings,
     RobustnessCurve,
     evaluate_logits,
     interpret_model_outputs,
@@ -38,7 +38,7 @@ def of_three_classes() -> Evaluation:
 
 
 @functools.cache
-def readings() -> PictureReadings:
+def readings() -> ImageReadings:
     return interpret_model_outputs(linear(), IMAGES, TARGET, NAMES, normalization=STATISTICS)
 
 
@@ -49,8 +49,8 @@ def robustness() -> RobustnessCurve:
 
 class TestFigures:
     DRAW = {  # noqa: RUF012
-        "pictures": lambda **o: capstone.plot_pictures(IMAGES[:7], list("abcdefg"), columns=3, **o),
-        "floats": lambda **o: capstone.plot_pictures(IMAGES[:1] / 255, **o),
+        "images": lambda **o: capstone.plot_images(IMAGES[:7], list("abcdefg"), columns=3, **o),
+        "floats": lambda **o: capstone.plot_images(IMAGES[:1] / 255, **o),
         "readings": lambda **o: capstone.plot_readings(readings(), IMAGES, **o),
         "training": lambda **o: capstone.plot_training(fit(linear()), **o),
         "confusion": lambda **o: capstone.plot_confusion_matrix(evaluation(), **o),
@@ -86,14 +86,14 @@ class TestFigures:
         axes = capstone.plot_readings(readings(), IMAGES).axes
         for i, ax in enumerate(axes):
             row = readings()[i]
-            true, said = title_of(ax).split("\n")
+            true, predicted = title_of(ax).split("\n")
             assert true == NAMES[row["target"]]
-            assert said.startswith(f"{'✓' if row['labels'] == row['target'] else '✗'} {NAMES[row['labels']]}")
+            assert predicted.startswith(f"{'✓' if row['labels'] == row['target'] else '✗'} {NAMES[row['labels']]}")
             shown = torch.as_tensor(ax.images[0].get_array())
             shown = shown / 255 if shown.dtype == torch.uint8 else shown
             assert torch.allclose(shown.float(), IMAGES[row["index"]].permute(1, 2, 0) / 255)
 
-    def test_metrics_of_classes_without_pictures(self):
+    def test_metrics_of_classes_without_images(self):
         logits, target = torch.eye(4)[[0, 1, 1]], torch.tensor([0, 0, 1])
         assert isinstance(capstone.plot_metrics(evaluate_logits(logits, target)), Figure)
         assert isinstance(capstone.plot_confusion_matrix(evaluate_logits(logits, target)), Figure)
@@ -113,7 +113,7 @@ class TestFigures:
         assert "calibrated" in words
         assert plt.get_fignums() == []
 
-    def test_visualize_results_of_few_pictures(self):
+    def test_visualize_results_of_few_images(self):
         result = evaluate_logits(torch.eye(3), torch.tensor([0, 1, 0]))
         figures = visualize_results(result, IMAGES[:3])
         assert len([ax for ax in figures["predictions"].axes if ax.images]) == 3
@@ -121,11 +121,11 @@ class TestFigures:
     @pytest.mark.parametrize(
         ("draw", "error"),
         [
-            (lambda: capstone.plot_pictures(IMAGES[:0]), ValueError),
-            (lambda: capstone.plot_pictures(IMAGES[:, :2]), ValueError),
-            (lambda: capstone.plot_pictures(normalize(IMAGES, *STATISTICS)), ValueError),
-            (lambda: capstone.plot_pictures(IMAGES[:2], ["one"]), ValueError),
-            (lambda: capstone.plot_pictures(IMAGES[:2], columns=0), ValueError),
+            (lambda: capstone.plot_images(IMAGES[:0]), ValueError),
+            (lambda: capstone.plot_images(IMAGES[:, :2]), ValueError),
+            (lambda: capstone.plot_images(normalize(IMAGES, *STATISTICS)), ValueError),
+            (lambda: capstone.plot_images(IMAGES[:2], ["one"]), ValueError),
+            (lambda: capstone.plot_images(IMAGES[:2], columns=0), ValueError),
             (lambda: capstone.plot_readings(readings(), IMAGES[:1]), ValueError),
             (lambda: capstone.plot_readings("readings", IMAGES), TypeError),
             (lambda: capstone.plot_training("history"), TypeError),

@@ -1,4 +1,4 @@
-"""Learning rates, parameter groups and picture sizes of a training."""
+"""Learning rates, parameter groups and image sizes of a training."""
 
 import dataclasses
 import math
@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 
 from course_utils.capstone import Recipe
-from course_utils.capstone.recipes import lr_factor
+from course_utils.capstone.recipes import one_cycle
 from tests.support.capstone import fit, tiny
 
 
 class TestRecipe:
     def test_one_cycle(self):
-        values = [lr_factor(step / 1000) for step in range(1001)]
+        values = [one_cycle(step / 1000) for step in range(1001)]
         assert (values[0], max(values), values.index(1.0)) == (pytest.approx(0.2), 1, 250)
         assert 0 < values[-1] < 0.1
         assert values[:251] == sorted(values[:251])
@@ -37,7 +37,7 @@ class TestRecipe:
         dataclasses.replace(recipe, schedule="one-cycle").set_lr(made.param_groups, 0)
         assert (weight["lr"], bias["lr"]) == pytest.approx((0.02, 0.08))
 
-    def test_picture_sizes(self):
+    def test_image_sizes(self):
         recipe = Recipe(early_size=24)
         assert [recipe.size(progress) for progress in (0, 0.49, 0.5, 0.99)] == [24, 24, None, None]
         assert Recipe().size(0) is None
@@ -45,7 +45,7 @@ class TestRecipe:
         model = tiny()
         model.register_forward_pre_hook(lambda m, x: seen.append(x[0].shape[2]))
         fit(model, epochs=2)
-        assert seen[1:] == [24, 24, 24, 32, 32, 32]  # two batches and the validation pictures of each epoch
+        assert seen[1:] == [24, 24, 24, 32, 32, 32]  # two batches and the validation images of each epoch
 
     @pytest.mark.parametrize(
         "bad",

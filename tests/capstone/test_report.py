@@ -48,28 +48,28 @@ def folder(tmp_path_factory):
     command += ["--amp", "off", "--model", "tutorial", "--seed", "3", "--out", str(folder)]
     done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^shapes: accuracy 0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\] on the test pictures$", done.stdout, re.M)
+    assert re.search(r"^shapes: accuracy 0\.\d{3} \[0\.\d{3}, [01]\.\d{3}\] on the test images$", done.stdout, re.M)
     return folder
 
 
 class TestReport:
     @pytest.mark.slow
     def test_files(self, folder):
-        pictures = {"training", "predictions", "worst_mistakes", "confusion_matrix", "metrics", "reliability"}
-        pictures |= {"risk_coverage", "robustness", "grad_cam", "integrated_gradients"}
-        files = {f"{name}.png" for name in pictures} | {"report.html", "run.json", "metrics.json", "checkpoint.pt"}
+        figures = {"training", "predictions", "worst_mistakes", "confusion_matrix", "metrics", "reliability"}
+        figures |= {"risk_coverage", "robustness", "grad_cam", "integrated_gradients"}
+        files = {f"{name}.png" for name in figures} | {"report.html", "run.json", "metrics.json", "checkpoint.pt"}
         assert set(os.listdir(folder)) == files
-        assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in pictures)
+        assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in figures)
 
     @pytest.mark.slow
     def test_the_page_needs_no_other_file_and_says_what_it_shows(self, folder):
         text = (folder / "report.html").read_text("utf-8")
         tags = Page(text).tags
-        pictures = [attributes for tag, attributes in tags if tag == "img"]
-        assert len(pictures) == 10
-        for picture in pictures:
-            assert len(picture["alt"]) > 20
-            data = picture["src"].removeprefix("data:image/png;base64,")
+        figures = [attributes for tag, attributes in tags if tag == "img"]
+        assert len(figures) == 10
+        for figure in figures:
+            assert len(figure["alt"]) > 20
+            data = figure["src"].removeprefix("data:image/png;base64,")
             assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
         linked = [a[key] for _, a in tags for key in ("src", "href") if key in a]
         assert all(link.startswith("data:") for link in linked)
@@ -128,7 +128,7 @@ class TestReport:
         main(arguments)
         assert "report.html" in os.listdir(tmp_path / "report")
 
-    def test_the_test_pictures_are_read_once(self, tmp_path, monkeypatch):
+    def test_the_test_images_are_read_once(self, tmp_path, monkeypatch):
         read = []
 
         def counting(model, images, **options):

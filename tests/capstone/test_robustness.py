@@ -74,7 +74,7 @@ class TestRobustness:
         assert [len(inputs) for inputs, _, _ in seen] == counts[:2]  # only survivors are attacked
         for (inputs, adversarial, options), eps in zip(seen, (1 / 255, 4 / 255), strict=True):
             assert options["steps"] == 3
-            assert all((pixels == picture).all((1, 2, 3)).any() for picture in inputs)  # of the test pictures
+            assert all((pixels == image).all((1, 2, 3)).any() for image in inputs)  # of the test images
             std, mean = (values.double()[:, None, None] for values in (DATA.std, DATA.mean))
             change = ((adversarial.double() - inputs.double()) * std).abs()
             assert 0.5 * eps < change.max() <= eps

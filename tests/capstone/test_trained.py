@@ -12,7 +12,7 @@ from course_utils.capstone import load_cifar10, predict_logits
 class TestTheCoursesOwnModel:
     @pytest.mark.cifar10
     @pytest.mark.skipif("COURSE_DATA_DIR" not in os.environ, reason="needs the real CIFAR-10 in COURSE_DATA_DIR")
-    def test_the_weights_give_the_recorded_answers_on_the_real_pictures(self):
+    def test_the_weights_give_the_recorded_answers_on_the_real_images(self):
         cifar, recorded = load_cifar10(source="cifar10"), capstone.load_recorded_outputs()
         assert torch.equal(cifar.test.target, recorded.test_target)
         assert torch.equal(cifar.validation.target, recorded.validation_target)

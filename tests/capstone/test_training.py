@@ -13,7 +13,7 @@ from torch import nn
 from course_utils import capstone
 from course_utils.capstone import ImageClassifier, Recipe, bfloat16_is_faster, normalize
 from course_utils.capstone.checkpoints import load_checkpoint
-from course_utils.capstone.recipes import lr_factor
+from course_utils.capstone.recipes import one_cycle
 from tests.support.capstone import (
     DATA,
     STATISTICS,
@@ -49,7 +49,7 @@ class Draws(nn.Module):
 
 class Untouchable:
     def __getattribute__(self, name):
-        raise AssertionError(f"the test pictures were touched: {name}")
+        raise AssertionError(f"the test images were touched: {name}")
 
 
 class TestTraining:
@@ -65,7 +65,7 @@ class TestTraining:
         assert (history.interrupted, history.precision, history.seed) == (False, "float32", 7)
         assert list(history.to_frame().columns) == list(history.per_sample)
         # The learning rate of each epoch's second and last step, at 1/6, 3/6 and 5/6 of the training.
-        expected = [0.02 * lr_factor(progress) for progress in (1 / 6, 3 / 6, 5 / 6)]
+        expected = [0.02 * one_cycle(progress) for progress in (1 / 6, 3 / 6, 5 / 6)]
         assert history.lr.tolist() == pytest.approx(expected)
 
     def test_equals_a_bare_loop(self):
@@ -95,13 +95,13 @@ class TestTraining:
         history = fit(tutorial(), data, epochs=12, lr=3e-3, batch_size=16, augment=False)
         assert history.train_loss[-1] < 0.8 * history.train_loss[0]
 
-    def test_the_test_pictures_are_never_touched(self):
+    def test_the_test_images_are_never_touched(self):
         honest, blind = tutorial(), tutorial()
         fit(honest, epochs=1)
         fit(blind, dataclasses.replace(DATA, test=Untouchable()), epochs=1)
         assert same(honest, blind)
 
-    def test_nothing_is_learned_from_the_validation_pictures(self):
+    def test_nothing_is_learned_from_the_validation_images(self):
         honest, other = tiny(), tiny()
         a = fit(honest)
         b = fit(other, part("validation", images=255 - DATA.validation.images))
@@ -186,7 +186,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         "images", [DATA.train.images[::2], DATA.train.images.contiguous(memory_format=torch.channels_last)[:48]]
     )
-    def test_pictures_in_any_memory_layout(self, images):
+    def test_images_in_any_memory_layout(self, images):
         a, b = linear(), linear()
         target = DATA.train.target[:48]
         fit(a, part("train", images=images, target=target), epochs=1)
@@ -325,7 +325,7 @@ class TestTraining:
         before, state = weights(model), torch.get_rng_state()
         gradients = [p.grad.clone() for p in model.parameters()]
         modes = [m.training for m in model.modules()]
-        assert bfloat16_is_faster(model, DATA, pictures=8) in (True, False)
+        assert bfloat16_is_faster(model, DATA, num_images=8) in (True, False)
         assert same(before, model)
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))

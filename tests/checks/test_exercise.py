@@ -138,10 +138,10 @@ def test_switching_gradients_off_for_everybody_is_noticed_and_undone():
 def test_two_forward_passes_are_noticed():
     def twice(model, x):
         model(x)
-        return function_in(solution_cells()["pitfalls.first_sick_layer"])(model, x)
+        return function_in(solution_cells()["pitfalls.first_broken_layer"])(model, x)
 
     with pytest.raises(CheckFailed, match="forward passes"):
-        check("pitfalls.first_sick_layer", twice)
+        check("pitfalls.first_broken_layer", twice)
 
 
 def test_whole_numbers_are_no_bools():

@@ -31,7 +31,7 @@ class FakeCIFAR10:
 
 @pytest.fixture
 def fake_cifar10(tmp_path, monkeypatch):
-    """Six batches of 40 pictures in the official format, their MD5 sums published, and an empty cache."""
+    """Six batches of 40 images in the official format, their MD5 sums published, and an empty cache."""
     folder = tmp_path / "server" / FakeCIFAR10.base_folder
     folder.mkdir(parents=True)
     for i, name in enumerate(FakeCIFAR10.names):
@@ -62,13 +62,13 @@ class TestLoadCifar10:
         first = pickle.loads((fake_cifar10.source / "cifar-10-batches-py/test_batch").read_bytes())
         assert torch.equal(found.test.images[7].flatten(), torch.from_numpy(first["data"][7]))
 
-    def test_mean_and_std_are_those_of_the_training_pictures(self, fake_cifar10):
+    def test_mean_and_std_are_those_of_the_training_images(self, fake_cifar10):
         found = data.load_cifar10(fake_cifar10.source)
         pixels = found.train.images.double() / 255
         assert torch.allclose(found.mean.double(), pixels.mean((0, 2, 3)), atol=1e-6)
         assert torch.allclose(found.std.double(), pixels.transpose(0, 1).flatten(1).std(1, correction=0), atol=1e-6)
 
-    def test_the_seed_chooses_the_validation_pictures(self, fake_cifar10):
+    def test_the_seed_chooses_the_validation_images(self, fake_cifar10):
         first, same, other = (data.load_cifar10(fake_cifar10.source, seed=seed) for seed in (0, 0, 1))
         assert torch.equal(first.validation.images, same.validation.images)
         assert not torch.equal(first.validation.images, other.validation.images)
@@ -90,7 +90,7 @@ class TestLoadCifar10:
         with pytest.warns(UserWarning, match="NOT CIFAR-10"):
             found = data.load_cifar10()
         assert found.name == "shapes"
-        assert found.class_names == data.PICTURE_CLASSES
+        assert found.class_names == data.IMAGE_CLASSES
         with pytest.raises(ConnectionError, match="no network.*call again"):
             data.load_cifar10(source="cifar10")
         assert not (tmp_path / "cache").exists()  # P26: nothing is left, not even a folder
@@ -136,14 +136,14 @@ class TestLoadCifar10:
         fake_cifar10.fails = True
         found = data.load_cifar10("/does/not/exist", source="shapes")
         assert found.name == "shapes"
-        assert repr(found).startswith("ImageData(shapes: train=9,000, validation=1,000, test=2,000 pictures")
+        assert repr(found).startswith("ImageData(shapes: train=9,000, validation=1,000, test=2,000 images")
 
     @pytest.mark.parametrize(
         ("options", "match"),
         [
             ({"source": "mnist"}, "'auto', 'cifar10', 'shapes'"),
             ({"validation_fraction": 0}, "strictly between 0 and 1"),
-            ({"validation_fraction": 0.99}, "leaves no training picture"),
+            ({"validation_fraction": 0.99}, "leaves no training image"),
             ({"seed": -1}, "seed"),
         ],
     )

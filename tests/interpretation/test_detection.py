@@ -18,7 +18,7 @@ from tests.support.values import DTYPES, INF, NAN, seeds
 
 
 def rows(found: dict) -> list[tuple]:
-    """A picture's detections as a sorted list: equal scores may come in any order."""
+    """An image's detections as a sorted list: equal scores may come in any order."""
     columns = (found["boxes"].tolist(), found["scores"].tolist(), found["labels"].tolist())
     return sorted((score, label, *box) for box, score, label in zip(*columns, strict=True))
 
@@ -32,15 +32,15 @@ def overlap(a, b) -> Fraction:
     return Fraction(shared, union) if union else Fraction(0)
 
 
-def canonical(picture) -> list[tuple]:
+def canonical(image) -> list[tuple]:
     """Best first; of equal scores the one further left, then further up, then the smaller one, then the first class."""
-    return sorted(picture, key=lambda box: (-box[4], *box[:4], box[5]))
+    return sorted(image, key=lambda box: (-box[4], *box[:4], box[5]))
 
 
-def exact_nms(picture, threshold: Fraction, *, agnostic: bool = False) -> list[tuple]:
+def exact_nms(image, threshold: Fraction, *, agnostic: bool = False) -> list[tuple]:
     """Suppression by the book, in fractions: no rounding at all."""
     kept = []
-    for box in canonical(picture):
+    for box in canonical(image):
         rivals = [k for k in kept if agnostic or k[5] == box[5]]
         if all(overlap(box, rival) <= threshold for rival in rivals):
             kept.append(box)
@@ -49,7 +49,7 @@ def exact_nms(picture, threshold: Fraction, *, agnostic: bool = False) -> list[t
 
 @st.composite
 def batches(draw) -> list[list[tuple]]:
-    """Up to three pictures of small whole-number boxes: many without area, many that overlap in simple fractions."""
+    """Up to three images of small whole-number boxes: many without area, many that overlap in simple fractions."""
     coordinate = st.integers(0, 5)
     box = st.tuples(*[coordinate] * 4, st.integers(0, 16), st.integers(0, CLASSES - 1))
     count = draw(st.integers(1, 9))
@@ -59,11 +59,11 @@ def batches(draw) -> list[list[tuple]]:
 @st.composite
 def batches_and_thresholds(draw) -> tuple[list[list[tuple]], Fraction]:
     """The threshold is a simple fraction or exactly the IoU of two of the boxes."""
-    pictures = draw(batches())
-    pairs = [pair for picture in pictures for pair in itertools.combinations(picture, 2)]
+    images = draw(batches())
+    pairs = [pair for image in images for pair in itertools.combinations(image, 2)]
     ious = sorted({overlap(*pair) for pair in pairs} - {0})
     simple = st.sampled_from([Fraction(a, b) for b in range(1, 11) for a in range(b + 1)])
-    return pictures, draw(st.sampled_from(ious) | simple if ious else simple)
+    return images, draw(st.sampled_from(ious) | simple if ious else simple)
 
 
 EVERYTHING = {"score_threshold": 0.0, "box_format": "xyxy"}
@@ -78,11 +78,11 @@ class TestDetection:
     def test_equals_torchvision_batched_nms(self, case, agnostic):
         from torchvision.ops import batched_nms
 
-        pictures, share = case
-        preds = raw_output([canonical(picture) for picture in pictures])
+        images, share = case
+        preds = raw_output([canonical(image) for image in images])
         options = EVERYTHING | {"iou_threshold": float(share), "class_agnostic": agnostic}
-        for picture, found in zip(preds, interpret_detection_output(preds, **options), strict=True):
-            boxes, scores, labels = picture[:, :4], picture[:, 4], picture[:, 5:].argmax(1)
+        for image, found in zip(preds, interpret_detection_output(preds, **options), strict=True):
+            boxes, scores, labels = image[:, :4], image[:, 4], image[:, 5:].argmax(1)
             keep = batched_nms(boxes, scores, torch.zeros_like(labels) if agnostic else labels, float(share))
             assert rows(found) == rows({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
             assert found["scores"].tolist() == scores[keep].tolist()  # best first
@@ -91,13 +91,13 @@ class TestDetection:
     @pytest.mark.parametrize("most_pairs", [4_000_000, 0])
     @given(case=batches_and_thresholds(), agnostic=st.booleans())
     def test_equals_exact_fractions_in_every_dtype_on_both_paths(self, case, agnostic, dtype, most_pairs):
-        """The padded table and torchvision's nms heap by heap: the same survivors, also at IoU == threshold."""
-        pictures, share = case
+        """The padded table and torchvision's nms group by group: the same survivors, also at IoU == threshold."""
+        images, share = case
         options = EVERYTHING | {"iou_threshold": float(share), "class_agnostic": agnostic}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(detection, "_MOST_PAIRS", most_pairs)
-            found = interpret_detection_output(raw_output(pictures, dtype), **options)
-        assert [rows(picture) for picture in found] == [exact_nms(p, share, agnostic=agnostic) for p in pictures]
+            found = interpret_detection_output(raw_output(images, dtype), **options)
+        assert [rows(image) for image in found] == [exact_nms(p, share, agnostic=agnostic) for p in images]
 
     @given(seeds, st.sampled_from(DTYPES), st.sampled_from([0.0, 0.3, 0.45, 0.8]))
     def test_both_paths_agree_on_real_numbers(self, seed, dtype, threshold):
@@ -110,7 +110,7 @@ class TestDetection:
                 patch.setattr(detection, "_MOST_PAIRS", most_pairs)
                 options = {"score_threshold": 0.2, "iou_threshold": threshold}
                 found.append(interpret_detection_output(preds.to(dtype), **options))
-        assert [rows(picture) for picture in found[0]] == [rows(picture) for picture in found[1]]
+        assert [rows(image) for image in found[0]] == [rows(image) for image in found[1]]
 
     def test_both_paths_are_taken(self, monkeypatch):
         """A test of the tests above: the patched limit really chooses the path."""
@@ -139,16 +139,16 @@ class TestDetection:
             assert torch.allclose(found["boxes"], expected, atol=1e-12)
 
     @given(batches(), seeds)
-    def test_permuted_pictures_permute_the_result(self, pictures, seed):
-        order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
-        preds = raw_output(pictures)
+    def test_permuted_images_permute_the_result(self, images, seed):
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+        preds = raw_output(images)
         found, permuted = (interpret_detection_output(p, **EVERYTHING) for p in (preds, preds[order]))
-        assert [rows(picture) for picture in permuted] == [rows(found[i]) for i in order.tolist()]
+        assert [rows(image) for image in permuted] == [rows(found[i]) for i in order.tolist()]
 
     @pytest.mark.parametrize("most_pairs", [4_000_000, 0])
-    @given(pictures=batches(), seed=seeds, agnostic=st.booleans())
-    def test_f5_permuted_boxes_change_nothing_not_even_with_equal_scores(self, pictures, seed, agnostic, most_pairs):
-        preds = raw_output(pictures)
+    @given(images=batches(), seed=seeds, agnostic=st.booleans())
+    def test_f5_permuted_boxes_change_nothing_not_even_with_equal_scores(self, images, seed, agnostic, most_pairs):
+        preds = raw_output(images)
         order = torch.randperm(preds.shape[1], generator=torch.Generator().manual_seed(seed))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(detection, "_MOST_PAIRS", most_pairs)
@@ -167,8 +167,8 @@ class TestDetection:
             assert all(torch.equal(a[name], b[name]) for name in ("boxes", "scores", "labels"))
 
     @given(batches(), st.integers(1, 5))
-    def test_max_detections_keeps_the_best(self, pictures, most):
-        preds = raw_output(pictures)
+    def test_max_detections_keeps_the_best(self, images, most):
+        preds = raw_output(images)
         found, few = (interpret_detection_output(preds, **EVERYTHING, max_detections=m) for m in (None, most))
         for a, b in zip(found, few, strict=True):
             assert all(torch.equal(b[name], a[name][:most]) for name in ("boxes", "scores", "labels"))
@@ -193,7 +193,7 @@ class TestDetection:
         for view in (preds.mT, preds.mT[:, ::2], preds.permute(2, 0, 1)):
             assert not view.is_contiguous()
             mine, copied = (interpret_detection_output(p, score_threshold=0.1) for p in (view, view.contiguous()))
-            assert [rows(picture) for picture in mine] == [rows(picture) for picture in copied]
+            assert [rows(image) for image in mine] == [rows(image) for image in copied]
 
     def test_score_is_objectness_times_the_best_class_and_the_threshold_is_inclusive(self):
         preds = torch.tensor([[[5.0, 5, 2, 2, 0.5, 0.25, 0.5], [9.0, 9, 2, 2, 0.5, 0.125, 0.25]]])
@@ -204,7 +204,7 @@ class TestDetection:
         assert found["scores"].tolist() == [0.25]
         assert "class_names" not in found
 
-    def test_pictures_without_a_detection(self):
+    def test_images_without_a_detection(self):
         preds = raw_output([[(0, 0, 2, 2, 1, 0)], [(0, 0, 2, 2, 15, 0)]])
         empty, full = interpret_detection_output(preds, class_names=["a", "b", "c"])
         assert (empty["boxes"].shape, empty["scores"].shape, empty["labels"].shape) == ((0, 4), (0,), (0,))
@@ -417,13 +417,13 @@ def by_the_book(found, truth, share: Fraction) -> tuple[list, list, dict]:
 
 @st.composite
 def evaluations(draw) -> tuple:
-    """Pictures with detections, of all different or of a few scores, and true boxes; at least one true box in all."""
+    """Images with detections, of all different or of a few scores, and true boxes; at least one true box in all."""
     coordinate, size, label = st.integers(0, 3), st.integers(1, 4), st.integers(0, CLASSES - 1)
     box = st.tuples(coordinate, coordinate, size, size, st.just(0), label)
-    pictures = draw(st.lists(st.tuples(st.lists(box, max_size=6), st.lists(box, max_size=5)), min_size=1, max_size=3))
+    images = draw(st.lists(st.tuples(st.lists(box, max_size=6), st.lists(box, max_size=5)), min_size=1, max_size=3))
     scores = iter(draw(st.permutations(range(20)) | st.lists(st.integers(0, 3), min_size=20, max_size=20)))
-    found = [[(*b[:4], next(scores), b[5]) for b in boxes] for boxes, _ in pictures]
-    truth = [boxes for _, boxes in pictures]
+    found = [[(*b[:4], next(scores), b[5]) for b in boxes] for boxes, _ in images]
+    truth = [boxes for _, boxes in images]
     truth[0] = [*truth[0], draw(box)]
     return found, truth
 
@@ -444,17 +444,17 @@ class TestEvaluateDetections:
 
     @given(evaluations(), seeds)
     def test_f5_no_figure_depends_on_any_order(self, case, seed):
-        """Pictures, detections in a picture and objects in a picture: all permuted."""
+        """Images, detections in an image and objects in an image: all permuted."""
         found, truth = case
         shuffle = random.Random(seed)
         order = shuffle.sample(range(len(found)), len(found))
-        mixed = [[shuffle.sample(pictures[i], len(pictures[i])) for i in order] for pictures in (found, truth)]
+        mixed = [[shuffle.sample(images[i], len(images[i])) for i in order] for images in (found, truth)]
         a, b = (evaluate_detections(*as_arguments(*each), num_classes=CLASSES) for each in (case, mixed))
         for name in (*a.per_sample, "average_precision"):
             assert torch.equal(getattr(a, name).nan_to_num(-1), getattr(b, name).nan_to_num(-1)), name
         assert a.mean_average_precision == b.mean_average_precision
 
-    def test_f5_two_pictures_one_score_one_hit(self):
+    def test_f5_two_images_one_score_one_hit(self):
         found = [[(*self.box, 9, 0)], [(*self.box, 9, 0)]]
         for truth in ([[(*self.box, 0, 0)], []], [[], [(*self.box, 0, 0)]]):
             result = evaluate_detections(*as_arguments(found, truth), num_classes=1)
@@ -464,7 +464,7 @@ class TestEvaluateDetections:
     @pytest.mark.parametrize(
         "nothing", [torch.tensor([]), torch.zeros(0, 4), torch.zeros(0, 4).half(), [], np.zeros(0)]
     )
-    def test_f16_pictures_without_objects(self, nothing):
+    def test_f16_images_without_objects(self, nothing):
         """Half of the objects found with full precision: 51 of COCO's 101 recalls are reached."""
         detections, boxes, labels = as_arguments([[(*self.box, 9, 0)], []], [[(*self.box, 0, 0)] * 2, []])
         boxes[0][1] += 50
@@ -476,7 +476,7 @@ class TestEvaluateDetections:
         assert (len(nowhere), nowhere.mean_average_precision) == (0, 0.0)
 
     def test_what_the_reader_returns_is_taken(self):
-        """Also half-precision outputs with float64 truth, lists of labels, and pictures in which nothing was found."""
+        """Also half-precision outputs with float64 truth, lists of labels, and images in which nothing was found."""
         preds = raw_output([[(0, 0, 2, 2, 15, 0)], [(0, 0, 2, 2, 1, 0)]], torch.bfloat16)
         found = interpret_detection_output(preds, box_format="xyxy", class_names=["a", "b", "c"])
         boxes = [torch.tensor([[0.0, 0, 2, 2]], dtype=torch.float64), torch.tensor([])]
@@ -489,7 +489,7 @@ class TestEvaluateDetections:
         assert (result.precision.tolist(), result.recall.tolist()) == ([1.0, 0.5], [1.0, 1.0])
         assert (len(result), result[0]["precision"], result.mean_average_precision) == (2, 1.0, 1.0)
 
-    def test_the_picture_and_the_class_count(self):
+    def test_the_image_and_the_class_count(self):
         truth = [[(*self.box, 0, 0)], []]
         for found in ([[], [(*self.box, 9, 0)]], [[(*self.box, 9, 1)], []], [[], []]):
             result = evaluate_detections(*as_arguments(found, truth), num_classes=2)

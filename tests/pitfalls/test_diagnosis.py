@@ -1,4 +1,4 @@
-"""A check-up that finds every fault and its repair healthy, and neither misses nor cries wolf."""
+"""`diagnose` finds every fault, and nothing in the repaired network or in any other sound one."""
 
 import copy
 import functools
@@ -28,7 +28,7 @@ def batch() -> SimpleNamespace:
 
 @functools.cache
 def trained() -> nn.Sequential:
-    """A healthy classifier of digits after a few steps; not to be changed."""
+    """A sound classifier of digits after a few steps; not to be changed."""
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(30):
@@ -91,7 +91,7 @@ class CausalAttention(nn.Module):
 
 
 def case(model=None, **changes) -> tuple:
-    """The arguments of diagnose; a healthy network and call where nothing else is said."""
+    """The arguments of diagnose; a sound network and call where nothing else is given."""
     arguments = {"x": batch().x, "target": batch().y, "loss": F.cross_entropy} | changes
     return model or mlp(), arguments["x"], arguments["target"], arguments["loss"]
 
@@ -102,7 +102,7 @@ def yes_no(*after: nn.Module, **changes) -> tuple:
 
 
 def then(*layers, **options) -> tuple:
-    """The healthy network, with layers (or functions) behind it."""
+    """The sound network, with layers (or functions) behind it."""
     layers = [layer if isinstance(layer, nn.Module) else Apply(layer) for layer in layers]
     return case(nn.Sequential(mlp(), *layers), **options)
 
@@ -165,7 +165,7 @@ class OwnLoss(nn.Module):
 
 
 class AttentionOverSamples(nn.Module):
-    """`batch_first` set or forgotten: attention over the rows of a picture, or over the samples of the batch."""
+    """`batch_first` set or forgotten: attention over the rows of an image, or over the samples of the batch."""
 
     def __init__(self, batch_first: bool) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class AttentionOverSamples(nn.Module):
 
 
 def recurrent(batch_first: bool) -> nn.Module:
-    """Rows of a picture one after the other, or one sample after the other."""
+    """Rows of an image one after the other, or one sample after the other."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         gru = nn.GRU(8, 10, batch_first=batch_first)
@@ -463,7 +463,7 @@ ROWS, LABELS = torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64)
 
 
 class TwoInputs(nn.Module):
-    """Pictures as rows and a number a sample; the second may be ignored."""
+    """Images as rows and a number a sample; the second may be ignored."""
 
     def __init__(self, use: bool = True) -> None:
         super().__init__()
@@ -726,9 +726,9 @@ class TestKindsOfModel:
             assert "inputs[" in messages(TwoInputs(use=False), inputs, batch().y, F.cross_entropy)
             assert found(TwoInputs(use=False), inputs, None, None) == {"unread inputs": "warning"}
             assert first_nonfinite_layer(TwoInputs(), inputs) is None
-        sick = {"x": batch().x, "scale": scale.masked_fill(scale > 1.9, NAN)}
-        assert "inputs['scale']: " in messages(TwoInputs(), sick)
-        assert "it is in the inputs already" in messages(TwoInputs(), sick)
+        broken = {"x": batch().x, "scale": scale.masked_fill(scale > 1.9, NAN)}
+        assert "inputs['scale']: " in messages(TwoInputs(), broken)
+        assert "it is in the inputs already" in messages(TwoInputs(), broken)
 
     def test_f22_a_language_model_with_a_dict_batch_and_labels(self):
         with torch.random.fork_rng():
@@ -804,7 +804,7 @@ class TestKindsOfModel:
         assert "exploding gradients" in checks[2]
         assert "exploding output" in found(model, x, None, None)
 
-    def test_a_trained_regression_in_its_own_unit_is_healthy(self):
+    def test_a_trained_regression_in_its_own_unit_is_sound(self):
         y = 200 + 50 * batch().ones[:, None]
         model = nn.Sequential(mlp(outputs=1), Apply(lambda z: 200 + 50 * z))
         assert "target" not in found(model, batch().x, y, F.mse_loss)
@@ -829,14 +829,14 @@ class TestDiagnose:
 
     @pytest.mark.parametrize("rows", [slice(None), slice(0, 16), slice(300, 364)], ids=str)
     @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss(label_smoothing=0.1)], ids=["F", "nn"])
-    def test_a_healthy_classifier_of_digits(self, rows, loss):
+    def test_a_sound_classifier_of_digits(self, rows, loss):
         report = diagnose(trained(), digits().x_train[rows], digits().y_train[rows], loss)
         assert report.ok
         assert report.findings == ()
         assert str(report) == "Nothing suspicious was found."
 
     @pytest.mark.parametrize(
-        "healthy",
+        "sound",
         [
             lambda: (trained(), batch().x, F.one_hot(batch().y, 10).float(), F.cross_entropy),
             lambda: (trained(), batch().x, None, None),
@@ -861,8 +861,8 @@ class TestDiagnose:
         ],
         ids=["soft", "no target", "double", "half", "train", "eval", "sigmoid", "multilabel", "tokens", "logits"],
     )
-    def test_other_healthy_networks(self, healthy):
-        assert diagnose(*healthy()).ok
+    def test_other_sound_networks(self, sound):
+        assert diagnose(*sound()).ok
 
     def test_modes_of_layers_are_told_apart(self):
         model = mlp(nn.BatchNorm1d(32), nn.Dropout())
@@ -937,7 +937,7 @@ class TestDiagnose:
         assert torch.equal(seen[-1], model(batch().x).detach())
         assert not torch.allclose(seen[0], seen[-1])
 
-    # False alarms: a healthy network must not be called sick.
+    # False alarms: a sound network must not be called broken.
 
     def test_masks_of_minus_infinity_are_no_fault(self):
         model = CausalAttention()
@@ -967,7 +967,7 @@ class TestDiagnose:
         assert "problem" not in found(model, batch().x, batch().ones[:, None], nn.BCEWithLogitsLoss()).values()
 
     def test_a_dark_border_is_no_dead_unit(self):
-        """In a picture the unit is the channel: three quarters of its places are always 0, and it lives."""
+        """In an image the unit is the channel: three quarters of its places are always 0, and it lives."""
         body = [nn.ZeroPad2d(4), nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)]
         model = changed(nn.Sequential(*body), lambda m: m[1].weight.fill_(1))
         hidden = model[:3](batch().images)
@@ -1031,7 +1031,7 @@ class TestDiagnose:
         assert snapshot(stateful_model, x, target) == before
 
     @pytest.mark.parametrize("fault", FAULTS)
-    def test_changes_nothing_about_a_sick_network(self, fault):
+    def test_changes_nothing_about_a_broken_network(self, fault):
         model, x, target, loss = FAULTS[fault][2]()
         tensors = [x.nan_to_num(7)] if target is None else [x.nan_to_num(7), target]
         state = [value.nan_to_num(7).clone() for value in model.state_dict().values()]

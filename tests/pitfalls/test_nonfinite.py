@@ -37,10 +37,10 @@ class TestDetectNanInf:
         assert report.nan_count == np.isnan(values).sum()
         assert report.posinf_count == np.isposinf(values).sum()
         assert report.neginf_count == np.isneginf(values).sum()
-        sick = np.argwhere(~np.isfinite(values))
-        assert bool(report) == (len(sick) > 0)
-        assert report.first_index == (tuple(sick[0]) if len(sick) else None)
-        assert report.path == ("x" if len(sick) else None)
+        nonfinite = np.argwhere(~np.isfinite(values))
+        assert bool(report) == (len(nonfinite) > 0)
+        assert report.first_index == (tuple(nonfinite[0]) if len(nonfinite) else None)
+        assert report.path == ("x" if len(nonfinite) else None)
 
     def test_nested_values_are_counted_together_and_the_first_is_named(self):
         value = {
@@ -64,13 +64,13 @@ class TestDetectNanInf:
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_a_healthy_tensor_whose_sum_overflows_is_healthy(self, dtype):
-        healthy = torch.full((3, 1000), torch.finfo(dtype).max, dtype=dtype)
-        assert healthy.sum().isinf()
-        report = detect_nan_inf(healthy)
+        finite = torch.full((3, 1000), torch.finfo(dtype).max, dtype=dtype)
+        assert finite.sum().isinf()
+        report = detect_nan_inf(finite)
         assert not report
         assert str(report) == "tensor: all values are finite"
-        healthy[1, 7] = NAN
-        assert detect_nan_inf(healthy).first_index == (1, 7)
+        finite[1, 7] = NAN
+        assert detect_nan_inf(finite).first_index == (1, 7)
 
     def test_infinities_that_cancel_are_seen(self):
         report = detect_nan_inf(torch.tensor([INF, -INF, 0.0]))
@@ -81,7 +81,7 @@ class TestDetectNanInf:
         [torch.tensor([]), torch.zeros(0, 3), torch.tensor([1, 2]), torch.tensor([True]), [], {}, None, "nan", b"nan"],
         ids=repr,
     )
-    def test_what_cannot_be_sick_is_healthy(self, value):
+    def test_what_cannot_be_nonfinite_is_finite(self, value):
         assert not detect_nan_inf(value)
         assert detect_nan_inf([value, torch.tensor(NAN)]).path == "tensor[1]"
 
@@ -104,7 +104,7 @@ class TestDetectNanInf:
             (complex(NAN, 0), (1, 0, 0)),
         ],
     )
-    def test_sick_numbers(self, number, counts):
+    def test_nonfinite_numbers(self, number, counts):
         report = detect_nan_inf({"loss": number}, "step")
         assert (report.nan_count, report.posinf_count, report.neginf_count) == counts
         assert report.path == 'step["loss"]'
@@ -165,7 +165,7 @@ def found_failure(model: nn.Module, x: torch.Tensor) -> bool:
     return "failed on purpose" in str(diagnose(model, x))
 
 
-def first_sick_by_hand(model: nn.Sequential, x: torch.Tensor) -> str | None:
+def first_nonfinite_by_hand(model: nn.Sequential, x: torch.Tensor) -> str | None:
     """The oracle for a plain stack of layers: run one after the other."""
     for i, layer in enumerate(model):
         x = layer(x)
@@ -233,7 +233,7 @@ class TestFirstNonfiniteLayer:
     x = random_normal(6, 4).float()
 
     def test_a_network_that_really_diverges(self):
-        """Least squares on digits, with a learning rate far too large: healthy, healthy, then gone."""
+        """Least squares on digits, with a learning rate far too large: finite, finite, then not."""
         raw = load_split("digits", scaling="none")
         x, y = raw.x_train[:200], raw.y_train[:200, None].float()
         model = nn.Sequential(*mlp(hidden=16, outputs=16), nn.ReLU(), *mlp(inputs=16, hidden=16, outputs=1))
@@ -241,7 +241,7 @@ class TestFirstNonfiniteLayer:
         seen = []
         for _ in range(10):
             with torch.no_grad():
-                expected = first_sick_by_hand(model, x)
+                expected = first_nonfinite_by_hand(model, x)
             assert first_nonfinite_layer(model, x) == expected
             seen.append(expected)
             optimizer.zero_grad()
@@ -256,7 +256,7 @@ class TestFirstNonfiniteLayer:
         layers = [Apply(lambda x: x * 1.0) for _ in range(6)]
         layers[position] = Apply(lambda x: x.masked_fill(torch.ones_like(x, dtype=torch.bool), value))
         model = nn.Sequential(*layers)
-        assert first_nonfinite_layer(model, self.x) == first_sick_by_hand(model, self.x) == str(position)
+        assert first_nonfinite_layer(model, self.x) == first_nonfinite_by_hand(model, self.x) == str(position)
 
     def test_dotted_names(self):
         model = nn.Sequential(
@@ -291,7 +291,7 @@ class TestFirstNonfiniteLayer:
         assert first_nonfinite_layer(nn.Sequential(nn.ReLU(), shared, nn.Tanh(), shared), self.x) is None
         assert first_nonfinite_layer(nn.Sequential(nn.ReLU(), shared, nn.ReLU(), shared), self.x) == "1"
 
-    def test_sick_inputs_are_handed_on_by_the_first_layer(self):
+    def test_nonfinite_inputs_are_handed_on_by_the_first_layer(self):
         assert first_nonfinite_layer(Block(torch.tanh), torch.full((2, 4), NAN)) == "first"
 
     @pytest.mark.parametrize("wrap", [lambda z: {"a": [z]}, lambda z: (1, z), lambda z: SimpleNamespace(logits=z)])

@@ -1,4 +1,4 @@
-"""Drawn pictures, small classifiers and short trainings for the tests of chapter 6."""
+"""Drawn images, small classifiers and short trainings for the tests of chapter 6."""
 
 import dataclasses
 import os
@@ -12,16 +12,16 @@ from torch import nn
 
 from course_utils import capstone
 from course_utils.capstone import FastClassifier, ImageClassifier, ImageData, ImageSet, train_model
-from course_utils.data import generate_pictures
+from course_utils.data import generate_images
 
 
 def make_data(n: int = 96, *, held_out: int = 31, seed: int = 0) -> ImageData:
-    pictures = generate_pictures(n + 2 * held_out, seed=seed)
+    generated = generate_images(n + 2 * held_out, seed=seed)
     ends = ((0, n), (n, n + held_out), (n + held_out, n + 2 * held_out))
-    parts = [ImageSet(pictures.images[a:b].clone(), pictures.target[a:b].clone()) for a, b in ends]
+    parts = [ImageSet(generated.images[a:b].clone(), generated.target[a:b].clone()) for a, b in ends]
     pixels = parts[0].images.double() / 255
     mean, std = pixels.mean((0, 2, 3)).float(), pixels.std((0, 2, 3), correction=0).float()
-    return ImageData(*parts, pictures.class_names, "shapes", mean, std)
+    return ImageData(*parts, generated.class_names, "shapes", mean, std)
 
 
 DATA = make_data()

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 CLASSES = 3
 
 
-def raw_output(pictures, dtype=torch.float64) -> torch.Tensor:
-    """Pictures of (x1, y1, width, height, score in sixteenths, class) → preds (batch, B, 5 + C) as corners.
+def raw_output(images, dtype=torch.float64) -> torch.Tensor:
+    """Images of (x1, y1, width, height, score in sixteenths, class) → preds (batch, B, 5 + C) as corners.
 
     The class scores are 0 and 1, so that the score is exact in every dtype.
     """
-    table = torch.tensor(pictures, dtype=torch.float64)  # (batch, B, 6)
+    table = torch.tensor(images, dtype=torch.float64)  # (batch, B, 6)
     corners = torch.cat([table[..., :2], table[..., :2] + table[..., 2:4]], -1)
     return torch.cat([corners, table[..., 4:5] / 16, F.one_hot(table[..., 5].long(), CLASSES)], -1).to(dtype)
 

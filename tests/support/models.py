@@ -60,15 +60,15 @@ class PurposeError(Exception):
 
 
 class ModelWithState(nn.Module):
-    """A classifier with everything that a careless function can disturb, of rows (N, 4) or pictures (N, 3, H, W).
+    """A classifier with everything that a careless function can disturb, of rows (N, 4) or images (N, 3, H, W).
 
     It has dropout, BatchNorm and an in-place layer; it fails half way in its `fail_at`-th call, or on the way back.
     """
 
-    def __init__(self, *, pictures: bool = False) -> None:
+    def __init__(self, *, images: bool = False) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, padding=1) if pictures else nn.Linear(4, 8)
-        self.norm = nn.BatchNorm2d(8) if pictures else nn.BatchNorm1d(8)
+        self.first = nn.Conv2d(3, 8, 3, padding=1) if images else nn.Linear(4, 8)
+        self.norm = nn.BatchNorm2d(8) if images else nn.BatchNorm1d(8)
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(0.5)
         self.last = nn.Linear(8, 3)
         self.calls, self.fail_at, self.fail_backward, self.error = 0, None, False, RuntimeError
@@ -86,11 +86,11 @@ class ModelWithState(nn.Module):
         raise self.error("failed on purpose, on the way back")
 
 
-def model_with_state(*, pictures: bool = False, training: bool = True) -> ModelWithState:
+def model_with_state(*, images: bool = False, training: bool = True) -> ModelWithState:
     """The same weights every time, gradients from before, mixed modes, and a frozen parameter."""
     torch.manual_seed(0)
-    model = ModelWithState(pictures=pictures)
-    model(torch.rand((6, 3, 8, 8) if pictures else (6, 4))).sum().backward()
+    model = ModelWithState(images=images)
+    model(torch.rand((6, 3, 8, 8) if images else (6, 4))).sum().backward()
     model.train(training)
     model.norm.train(not training)
     model.first.weight.requires_grad_(False)
@@ -101,10 +101,10 @@ def model_with_state(*, pictures: bool = False, training: bool = True) -> ModelW
 class Careless(nn.Module):
     """The first layer writes to its input, and a function drops out in every mode."""
 
-    def __init__(self, *, pictures: bool = False) -> None:
+    def __init__(self, *, images: bool = False) -> None:
         super().__init__()
         self.relu, self.dropout = nn.ReLU(inplace=True), nn.Dropout(0.5, inplace=True)
-        self.first = nn.Conv2d(3, 3, 3) if pictures else nn.Linear(4, 3)
+        self.first = nn.Conv2d(3, 3, 3) if images else nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.first(self.dropout(self.relu(x)))

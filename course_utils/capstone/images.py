@@ -1,4 +1,4 @@
-"""Batches of pictures straight from one tensor in memory: shifted, flipped and normalised all at once."""
+"""Batches of images straight from one tensor in memory: shifted, flipped and normalised all at once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from course_utils.foundation.seeding import derived_seed, make_generator
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pictures uint8 (N, 3, H, W) → (pixel/255 − mean)/std, float32, in the memory layout of the pictures.
+    """Images uint8 (N, 3, H, W) → (pixel/255 − mean)/std, float32, in the memory layout of the images.
 
-    mean and std are (3,), in units in which a pixel lies in [0, 1], on the pictures' device.
+    mean and std are (3,), in units in which a pixel lies in [0, 1], on the images' device.
     """
     check_images(images)
     for name, value in (("mean", mean), ("std", std)):
@@ -28,19 +28,19 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def scaled(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """`normalize` without its checks, and so also for no picture at all: a process's share may be empty."""
+    """`normalize` without its checks, and so also for no image at all: a process's share may be empty."""
     return images * (1 / (255 * std))[:, None, None] - (mean / std)[:, None, None]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to each of N pictures in one epoch: a shift by up to `padding` pixels, and perhaps a flip.
+    """What happens to each of N images in one epoch: a shift by up to `padding` pixels, and perhaps a flip.
 
-    It is drawn for all pictures at once, so it does not depend on how they are cut into batches, or on how many
+    It is drawn for all images at once, so it does not depend on how they are cut into batches, or on how many
     machines share them.
 
     Attributes:
-        top, left: int64 (N,), where the picture is cut out of its padded version.
+        top, left: int64 (N,), where the image is cut out of its padded version.
         flip: bool (N,), left and right exchanged.
         padding: pixels added to every side, reflected.
     """
@@ -54,7 +54,7 @@ class Augmentation:
     def draw(n: int, *, epoch: int, seed: int, padding: int = 2) -> Augmentation:
         """The augmentation of one epoch, always the same for the same seed and epoch.
 
-        A coin decides for each picture whether it is flipped in the odd or in the even epochs, so that two epochs show
+        A coin decides for each image whether it is flipped in the odd or in the even epochs, so that two epochs show
         both sides of each (Jordan 2024, "alternating flip"); independent coins would show some twice the same way.
         """
         check_count(n, "n")
@@ -65,10 +65,10 @@ class Augmentation:
         return Augmentation(shifts[0], shifts[1], coin ^ (epoch % 2 == 1), padding)
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
-        """The pictures `index` (B,) of images uint8 (N, 3, H, W), augmented: uint8 (B, 3, H, W), channels last."""
+        """`images[index]`, augmented: uint8 (N, 3, H, W), of which (B,) are chosen → (B, 3, H, W), channels last."""
         height, width = images.shape[2:]
         if self.padding >= min(height, width):
-            raise ValueError(f"padding {self.padding} cannot be reflected in pictures of {height}×{width} pixels")
+            raise ValueError(f"padding {self.padding} cannot be reflected in images of {height}×{width} pixels")
         device = images.device
         top, left, flip = (values[index.cpu()].to(device) for values in (self.top, self.left, self.flip))
         # Reflection as arithmetic on coordinates: −1 is 1, and H is H − 2. Then one gather does shift and flip.
@@ -86,12 +86,12 @@ def _reflect(position: Tensor, size: int) -> Tensor:
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """Pictures (N, 3, H, W) → (N, 3, size, size), smoothed before they are thinned out."""
+    """Images (N, 3, H, W) → (N, 3, size, size), smoothed before they are thinned out."""
     return x if x.shape[2:] == (size, size) else F.interpolate(x, size=(size, size), mode="bilinear", antialias=True)
 
 
 def check_images(images: Any, name: str = "images") -> Tensor:
-    """Return `images` if they are pictures uint8 (N, 3, H, W)."""
+    """Return `images` if they are uint8 (N, 3, H, W)."""
     check_tensor(images, name, ndim=4, floating=False)
     if images.dtype != torch.uint8:
         raise TypeError(f"{name} must be uint8, 0 to 255, but are {describe_value(images)}")
@@ -101,7 +101,7 @@ def check_images(images: Any, name: str = "images") -> Tensor:
 
 
 def check_data(data: Any, parts: Sequence[str] = ("train", "validation", "test")) -> ImageData:
-    """Return `data` if it is an `ImageData` whose pictures and classes fit together in these parts."""
+    """Return `data` if it is an `ImageData` whose images and classes fit together in these parts."""
     if not isinstance(data, ImageData):
         raise TypeError(f"data must be an ImageData, as load_cifar10 returns it, but is {describe_value(data)}")
     for name in parts:

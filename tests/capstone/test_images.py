@@ -1,4 +1,4 @@
-"""Augmentation picture by picture, and normalisation against torchvision."""
+"""Augmentation image by image, and normalisation against torchvision."""
 
 from itertools import pairwise
 
@@ -12,9 +12,9 @@ from course_utils.capstone import Augmentation, normalize
 from tests.support.capstone import DATA, IMAGES, STATISTICS, tutorial
 
 
-class TestPictures:
+class TestImages:
     @given(n=st.integers(1, 12), epoch=st.integers(0, 5), seed=st.integers(0, 1000), padding=st.integers(0, 4))
-    def test_augmentation_equals_pad_crop_flip_of_each_picture(self, n, epoch, seed, padding):
+    def test_augmentation_equals_pad_crop_flip_of_each_image(self, n, epoch, seed, padding):
         images = torch.randint(0, 256, (n, 3, 8, 10), dtype=torch.uint8)
         change = Augmentation.draw(n, epoch=epoch, seed=seed, padding=padding)
         index = torch.randperm(n)

@@ -134,7 +134,7 @@ class TestGradientClipping:
         naive = with_gradients(*values)
         nn.utils.clip_grad_norm_(naive, 1.0)
         spoilt = naive[0].grad
-        assert spoilt.isnan().all() if math.isnan(bad) else (spoilt == 0).all()  # the error: healthy ones are lost
+        assert spoilt.isnan().all() if math.isnan(bad) else (spoilt == 0).all()  # the error: finite ones are lost
         parameters = with_gradients(*values)
         with pytest.raises(NonFiniteGradientError, match=f"total norm of the gradients is {bad}"):
             gradient_clipping(parameters, 1.0)

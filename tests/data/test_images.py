@@ -1,4 +1,4 @@
-"""The course's own pictures and scenes: boxes, masks and labels belong to what is drawn."""
+"""The course's own images and scenes: boxes, masks and labels belong to what is drawn."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils.data import PICTURE_CLASSES, generate_pictures, generate_scenes
-from course_utils.data.pictures import mask_boxes
+from course_utils.data import IMAGE_CLASSES, generate_images, generate_scenes
+from course_utils.data.images import mask_boxes
 from tests.support.values import seeds
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return generate_pictures(300, seed=3)
+def generated():
+    return generate_images(300, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -21,25 +21,25 @@ def scenes():
     return generate_scenes(60, seed=3)
 
 
-class TestPictures:
-    def test_shapes_and_dtypes(self, pictures):
-        assert pictures.images.shape == (300, 3, 32, 32)
-        assert pictures.images.dtype == torch.uint8
-        assert pictures.target.unique().tolist() == list(range(len(PICTURE_CLASSES)))
-        assert len(pictures) == 300
-        assert set(pictures[0]) == {"images", "target", "masks", "boxes"}
+class TestImages:
+    def test_shapes_and_dtypes(self, generated):
+        assert generated.images.shape == (300, 3, 32, 32)
+        assert generated.images.dtype == torch.uint8
+        assert generated.target.unique().tolist() == list(range(len(IMAGE_CLASSES)))
+        assert len(generated) == 300
+        assert set(generated[0]) == {"images", "target", "masks", "boxes"}
 
-    def test_boxes_are_the_masks_tight_boxes(self, pictures):
+    def test_boxes_are_the_masks_tight_boxes(self, generated):
         from torchvision.ops import masks_to_boxes
 
-        torchvision_boxes = masks_to_boxes(pictures.masks)  # its ends are inclusive
+        torchvision_boxes = masks_to_boxes(generated.masks)  # its ends are inclusive
         torchvision_boxes[:, 2:] += 1
-        assert torch.equal(pictures.boxes, torchvision_boxes)
+        assert torch.equal(generated.boxes, torchvision_boxes)
 
-    def test_the_mask_is_where_the_shape_is(self, pictures):
+    def test_the_mask_is_where_the_shape_is(self, generated):
         """The colour inside the mask differs from that around it, by far more than the noise."""
-        images = pictures.images.float() / 255
-        inside, border = pictures.masks[:, None], torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+        images = generated.images.float() / 255
+        inside, border = generated.masks[:, None], torch.zeros(1, 1, 32, 32, dtype=torch.bool)
         border[..., 0, :] = border[..., -1, :] = True
         outside = border & ~inside
 
@@ -49,39 +49,39 @@ class TestPictures:
         difference = (mean(inside) - mean(outside)).abs().amax(1)
         assert (difference > 0.2).float().mean() > 0.97
 
-    def test_enough_of_every_shape_is_visible(self, pictures):
-        assert pictures.masks.flatten(1).sum(1).min() > 20
+    def test_enough_of_every_shape_is_visible(self, generated):
+        assert generated.masks.flatten(1).sum(1).min() > 20
 
     def test_colour_does_not_tell_the_class(self):
         """A linear model on mean colour and contrast does not beat guessing by much."""
         from sklearn.linear_model import LogisticRegression
 
-        pictures = generate_pictures(2000, seed=4)
-        images = pictures.images.float() / 255
-        area = pictures.masks[:, None]
+        generated = generate_images(2000, seed=4)
+        images = generated.images.float() / 255
+        area = generated.masks[:, None]
         colour = (images * area).sum((2, 3)) / area.sum((2, 3))
         features = torch.cat([colour, images.mean((2, 3))], 1).numpy()
-        model = LogisticRegression(max_iter=300).fit(features[:1500], pictures.target[:1500].numpy())
-        assert model.score(features[1500:], pictures.target[1500:].numpy()) < 0.2
+        model = LogisticRegression(max_iter=300).fit(features[:1500], generated.target[:1500].numpy())
+        assert model.score(features[1500:], generated.target[1500:].numpy()) < 0.2
 
     def test_seeds(self):
-        assert torch.equal(generate_pictures(5, seed=1).images, generate_pictures(5, seed=1).images)
-        assert not torch.equal(generate_pictures(5, seed=1).images, generate_pictures(5, seed=2).images)
-        assert not torch.equal(generate_pictures(5, seed=None).images, generate_pictures(5, seed=None).images)
+        assert torch.equal(generate_images(5, seed=1).images, generate_images(5, seed=1).images)
+        assert not torch.equal(generate_images(5, seed=1).images, generate_images(5, seed=2).images)
+        assert not torch.equal(generate_images(5, seed=None).images, generate_images(5, seed=None).images)
 
     @given(size=st.integers(16, 48), count=st.integers(1, 5))
     def test_any_size(self, size, count):
-        pictures = generate_pictures(count, size=size, classes=("star", "bar"))
-        assert pictures.images.shape == (count, 3, size, size)
-        assert pictures.target.max() < 2
-        assert torch.equal(mask_boxes(pictures.masks), pictures.boxes)
-        assert pictures.class_names == ("star", "bar")
+        generated = generate_images(count, size=size, classes=("star", "bar"))
+        assert generated.images.shape == (count, 3, size, size)
+        assert generated.target.max() < 2
+        assert torch.equal(mask_boxes(generated.masks), generated.boxes)
+        assert generated.class_names == ("star", "bar")
 
     @pytest.mark.parametrize(
         ("arguments", "error", "words"),
         [
-            ((0,), ValueError, "num_pictures"),
-            ((2.0,), TypeError, "num_pictures"),
+            ((0,), ValueError, "num_images"),
+            ((2.0,), TypeError, "num_images"),
             ((2, {"size": 8}), ValueError, "at least 16"),
             ((2, {"classes": ("disc", "cat")}), ValueError, "'cat'"),
             ((2, {"classes": ()}), ValueError, "empty"),
@@ -90,7 +90,7 @@ class TestPictures:
     def test_bad_input(self, arguments, error, words):
         count, options = arguments[0], arguments[1] if len(arguments) > 1 else {}
         with pytest.raises(error, match=words):
-            generate_pictures(count, **options)
+            generate_images(count, **options)
 
 
 class TestScenes:
@@ -116,7 +116,7 @@ class TestScenes:
         counts = torch.tensor([len(labels) for labels in scenes.labels])
         assert counts.min() >= 1
         assert counts.max() == 4
-        assert torch.cat(scenes.labels).unique().tolist() == list(range(len(PICTURE_CLASSES)))
+        assert torch.cat(scenes.labels).unique().tolist() == list(range(len(IMAGE_CLASSES)))
         assert {len(labels) for labels in generate_scenes(20, max_objects=1).labels} == {1}
 
     def test_a_pixel_belongs_to_one_object_and_enough_is_seen(self, scenes):
@@ -125,7 +125,7 @@ class TestScenes:
             assert masks.flatten(1).sum(1).min() >= 12
 
     def test_the_mask_is_where_the_shape_is(self, scenes):
-        """The colours inside a mask lie far from those of the corners of the picture, by far more than the noise."""
+        """The colours inside a mask lie far from those of the corners of the image, by far more than the noise."""
         differences = []
         for image, masks in zip(scenes.images.float() / 255, scenes.masks, strict=True):
             background = image[:, ~masks.any(0)].median(1).values
@@ -178,8 +178,8 @@ class TestScenes:
             generate_scenes(count, **options)
 
 
-@pytest.mark.parametrize("draw", [generate_pictures, generate_scenes])
-def test_q17_the_default_dtype_does_not_change_the_pictures(draw):
+@pytest.mark.parametrize("draw", [generate_images, generate_scenes])
+def test_q17_the_default_dtype_does_not_change_the_images(draw):
     expected = draw(5, seed=3)
     before = torch.get_default_dtype()
     try:

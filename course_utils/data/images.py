@@ -1,4 +1,4 @@
-"""The course's own pictures and scenes: ten shapes whose true masks and boxes are known to the pixel.
+"""The course's own images and scenes: ten shapes whose true masks and boxes are known to the pixel.
 
 Colour, texture, place, size and angle are drawn independently of the class, so only the shape tells it. Noise and an
 occluding bar make the task real: a network has to learn it, and can be wrong.
@@ -16,12 +16,12 @@ from course_utils.foundation.arguments import check_choice, check_count
 from course_utils.foundation.results import Result, short
 from course_utils.foundation.seeding import make_generator
 
-PICTURE_CLASSES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "heart", "bar", "bow tie")
+IMAGE_CLASSES = ("disc", "ring", "square", "triangle", "cross", "star", "crescent", "heart", "bar", "bow tie")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pictures(Result):
-    """Generated pictures, one shape in each.
+class GeneratedImages(Result):
+    """Generated images, one shape in each.
 
     Attributes:
         images: uint8 (N, 3, H, W), RGB.
@@ -40,45 +40,45 @@ class Pictures(Result):
     per_sample: ClassVar = ("images", "target", "masks", "boxes")
 
     def __repr__(self) -> str:
-        return f"Pictures(images={short(self.images)}, {len(self.class_names)} classes)"
+        return f"GeneratedImages(images={short(self.images)}, {len(self.class_names)} classes)"
 
     _repr_html_ = None  # a table of pixel values says nothing
 
 
-def generate_pictures(
-    num_pictures: int, *, classes: Sequence[str] = PICTURE_CLASSES, size: int = 32, seed: int | None = 0
-) -> Pictures:
-    """Draw pictures with one shape each.
+def generate_images(
+    num_images: int, *, classes: Sequence[str] = IMAGE_CLASSES, size: int = 32, seed: int | None = 0
+) -> GeneratedImages:
+    """Draw images with one shape each.
 
     Args:
-        num_pictures: N.
-        classes: which of `PICTURE_CLASSES` appear; `target` indexes this list.
+        num_images: N.
+        classes: which of `IMAGE_CLASSES` appear; `target` indexes this list.
         size: height and width in pixels, at least 16.
-        seed: the same seed gives the same pictures; None draws fresh ones.
+        seed: the same seed gives the same images; None draws fresh ones.
 
     Raises:
-        ValueError: an unknown class, fewer than one picture, a size below 16.
+        ValueError: an unknown class, fewer than one image, a size below 16.
 
-    >>> generate_pictures(4, seed=1)
-    Pictures(images=uint8[4, 3, 32, 32], 10 classes)
+    >>> generate_images(4, seed=1)
+    GeneratedImages(images=uint8[4, 3, 32, 32], 10 classes)
     """
-    check_count(num_pictures, "num_pictures")
+    check_count(num_images, "num_images")
     check_count(size, "size", minimum=16)
     classes = _check_classes(classes)
     generator = make_generator(seed)
 
-    target = torch.randint(len(classes), (num_pictures,), generator=generator)
-    u, v = _shape_coordinates(num_pictures, size, generator)  # (N, H, W) each
+    target = torch.randint(len(classes), (num_images,), generator=generator)
+    u, v = _shape_coordinates(num_images, size, generator)  # (N, H, W) each
     shape = _draw(classes, target, u, v)
     occluder = _occluding_bars(u, v, generator)
     masks = shape & ~occluder
 
-    background, foreground, bar = _contrasting_colours(num_pictures, generator)  # (N, 3, 1, 1) each
-    images = background + _texture(num_pictures, size, generator)
-    images = torch.where(shape[:, None], foreground + _texture(num_pictures, size, generator), images)
+    background, foreground, bar = _contrasting_colours(num_images, generator)  # (N, 3, 1, 1) each
+    images = background + _texture(num_images, size, generator)
+    images = torch.where(shape[:, None], foreground + _texture(num_images, size, generator), images)
     images = torch.where(occluder[:, None], bar, images)
     images += 0.05 * torch.randn(images.shape, dtype=torch.float32, generator=generator)
-    return Pictures(
+    return GeneratedImages(
         images=(images.clamp(0, 1) * 255).round().to(torch.uint8),
         target=target,
         masks=masks,
@@ -117,7 +117,7 @@ class Scenes(Result):
 def generate_scenes(
     num_scenes: int,
     *,
-    classes: Sequence[str] = PICTURE_CLASSES,
+    classes: Sequence[str] = IMAGE_CLASSES,
     size: int = 64,
     max_objects: int = 4,
     seed: int | None = 0,
@@ -126,7 +126,7 @@ def generate_scenes(
 
     Args:
         num_scenes: N.
-        classes: which of `PICTURE_CLASSES` appear; `labels` index this list.
+        classes: which of `IMAGE_CLASSES` appear; `labels` index this list.
         size: height and width in pixels, at least 32.
         max_objects: 1 to 9; each object's centre lies in a square of its own of a 3×3 grid.
         seed: the same seed gives the same scenes; None draws fresh ones.
@@ -191,9 +191,9 @@ def mask_boxes(masks: Tensor) -> Tensor:
 
 
 def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(check_choice(name, "classes", PICTURE_CLASSES) for name in classes)
+    names = tuple(check_choice(name, "classes", IMAGE_CLASSES) for name in classes)
     if not names:
-        raise ValueError("classes is empty; name at least one of " + ", ".join(PICTURE_CLASSES))
+        raise ValueError("classes is empty; name at least one of " + ", ".join(IMAGE_CLASSES))
     return names
 
 
@@ -212,7 +212,7 @@ def _uniform(low: float, high: float, shape: tuple[int, ...], generator: torch.G
 
 
 def _shape_coordinates(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Frames of shapes placed anywhere in a picture: two tensors (N, H, W), see `_shape_frame`."""
+    """Frames of shapes placed anywhere in an image: two tensors (N, H, W), see `_shape_frame`."""
     radius = size * _uniform(0.24, 0.40, (n, 1, 1), generator)
     # The centre stays far enough from the edge for most of the shape to be seen.
     room = size / 2 - 0.8 * radius
@@ -233,7 +233,7 @@ def _shape_frame(
 
 
 def _occluding_bars(u: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
-    """In three pictures of ten, a thin bar across the shape: bool (N, H, W)."""
+    """In three images of ten, a thin bar across the shape: bool (N, H, W)."""
     n = len(u)
     angle = _uniform(0, math.pi, (n, 1, 1), generator)
     offset = _uniform(-0.6, 0.6, (n, 1, 1), generator)
@@ -276,7 +276,7 @@ def _heart(u: Tensor, v: Tensor) -> Tensor:
     return (x * x + y * y - 1) ** 3 - x * x * y**3 < 0
 
 
-# Is the point (u, v) inside the shape? Each fills about [−1, 1]², with v pointing down as in a picture.
+# Is the point (u, v) inside the shape? Each fills about [−1, 1]², with v pointing down as in an image.
 _INSIDE = {
     "disc": lambda u, v: torch.hypot(u, v) < 0.9,
     "ring": lambda u, v: (torch.hypot(u, v) < 1) & (torch.hypot(u, v) > 0.55),

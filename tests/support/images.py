@@ -1,4 +1,4 @@
-"""Small pictures in [0, 1], and small double networks that classify them."""
+"""Small images in [0, 1], and small double networks that classify them."""
 
 import copy
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def pictures(seed: int = 0, n: int = 5, channels: int = 3, size: int = 8, dtype=torch.float64) -> torch.Tensor:
+def images(seed: int = 0, n: int = 5, channels: int = 3, size: int = 8, dtype=torch.float64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(n, channels, size, size, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -24,7 +24,7 @@ def linear(seed: int = 0, features: int = 192, c: int = 3, scale: float = 1.0) -
 
 
 def convolutional(seed: int = 0, activation: nn.Module | None = None, size: int = 8, width: int = 4) -> nn.Sequential:
-    """A tiny double network on 3 × size × size pictures: conv, activation, conv, activation, linear."""
+    """A tiny double network on 3 × size × size images: conv, activation, conv, activation, linear."""
     torch.manual_seed(seed)
     activation = nn.Tanh() if activation is None else activation
     return nn.Sequential(
@@ -38,7 +38,7 @@ def convolutional(seed: int = 0, activation: nn.Module | None = None, size: int 
 
 
 def small_classifier(num_classes: int = 3) -> nn.Sequential:
-    """Layers "2", "6" and "9" are the blocks' outputs; the last maps are a quarter of the picture's size."""
+    """Layers "2", "6" and "9" are the blocks' outputs; the last maps are a quarter of the image's size."""
     return nn.Sequential(
         *(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
         *(nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
@@ -53,6 +53,6 @@ def share_right(model, x, y) -> float:
 
 
 def caller_tensors() -> tuple[torch.Tensor, torch.Tensor]:
-    x = pictures(dtype=torch.float32).requires_grad_()
+    x = images(dtype=torch.float32).requires_grad_()
     x.grad = torch.ones_like(x)
     return x, classes()

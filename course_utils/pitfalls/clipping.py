@@ -33,7 +33,7 @@ def gradient_clipping(
         max_norm: > 0; math.inf only measures.
         norm_type: ≥ 1; math.inf takes the largest absolute value.
         error_if_nonfinite: raise before anything is changed if the norm is NaN or Inf. One NaN would make all gradients
-            NaN, one Inf would make all others 0 (E41). With False the gradients stay as they are, and the norm says so:
+            NaN, one Inf would make all others 0. With False the gradients stay as they are, and the norm says so:
             skip that step.
 
     Returns:
@@ -58,9 +58,9 @@ def gradient_clipping(
     norm = _total_norm(gradients, norm_type)
     if not math.isfinite(norm):
         if error_if_nonfinite:
-            sick = sum(not bool(_norm(gradient, math.inf).isfinite()) for gradient in gradients)
+            broken = sum(not bool(_norm(gradient, math.inf).isfinite()) for gradient in gradients)
             raise NonFiniteGradientError(
-                f"the total norm of the gradients is {norm}: {sick} of {len(gradients)} gradients hold NaN or Inf; "
+                f"the total norm of the gradients is {norm}: {broken} of {len(gradients)} gradients hold NaN or Inf; "
                 "nothing was changed. Find the layer with first_nonfinite_layer, or skip this step"
             )
         return norm
