@@ -26,6 +26,8 @@ from tests.support.models import Apply, mlp
 from tests.support.snapshots import snapshot
 from tests.support.values import digits, random_normal
 
+ROWS, LABELS = torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64)
+
 
 class TestDiagnose:
     @pytest.mark.parametrize("fault", FAULTS)

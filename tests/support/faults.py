@@ -455,9 +455,6 @@ FAULTS = {
 }
 
 
-ROWS, LABELS = torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64)
-
-
 class TwoInputs(nn.Module):
     """Images as rows and a number a sample; the second may be ignored."""
 
