@@ -16,7 +16,8 @@ from course_utils.foundation.html import render
 from course_utils.foundation.plotting import PALETTE, course_style, figure_png, finish, new_figure
 from course_utils.homework.comparison import Comparison
 from course_utils.homework.metrics import METRICS
-from course_utils.homework.results import requirements, t_interval
+from course_utils.homework.results import requirements
+from course_utils.homework.statistics import t_interval
 from course_utils.homework.storage import write_new
 from course_utils.homework.submission import check_submission
 
@@ -62,7 +63,7 @@ class ClassReport:
         return _plot_class(self, _draw_best, "Everybody's best setting", "")
 
     def plot_effects(self) -> Figure:
-        """How much the settings matter: everybody's best minus worst setting, paired by seed, with 95 % t-intervals."""
+        """How much the settings matter: everybody's best minus worst setting by seed, with corrected 95 % intervals."""
         return _plot_class(self, _draw_effect, "Best minus worst setting, validation", "difference of ")
 
     def plot_seeds(self) -> Figure:
@@ -202,7 +203,7 @@ def _draw_best(ax: Axes, place: int, comparison: Comparison) -> None:
 def _draw_effect(ax: Axes, place: int, comparison: Comparison) -> None:
     effect = _paired_effect(comparison)
     ax.axvline(0, color="black", linewidth=1)
-    ax.plot(t_interval(effect), [place, place], color=PALETTE[0], linewidth=2)
+    ax.plot(t_interval(effect, overlap=comparison.overlap), [place, place], color=PALETTE[0], linewidth=2)
     ax.plot(effect.mean(), place, "o", color=PALETTE[0])
 
 

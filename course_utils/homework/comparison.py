@@ -20,6 +20,7 @@ from course_utils.homework.runs import (
     ENGINES,
     Item,
     RunRecord,
+    check_different_runs,
     check_engine,
     check_seeds,
     one_thread,
@@ -57,9 +58,10 @@ def compare(
 
     Args:
         grid: as for `expand_grid`, name → value or list of values, or a list of such dicts.
-        data: "iris", "digits", "breast_cancer", or a pair (x, y): (N, D) floats and (N,) class indices, tensors or
-            arrays, at least 10 samples of each class.
-        seeds: their number n, for 0 … n − 1, or a list of them.
+        data: "iris", "digits", "breast_cancer", or a pair (x, y): (N, D) floats, a tensor, an array or a DataFrame,
+            and (N,) class indices or names of classes, a tensor, an array, a Series or a list; at least 10 samples of
+            each class.
+        seeds: their number n, for 0 … n − 1, or a list or array of them.
         epochs: for all settings, where the grid names none; None is the default of `Setting`, 20,000.
         validation: "holdout" takes a stratified quarter of the rest for validation, another one for each seed.
             "repeated_kfold" trains on 5 stratified folds of the rest, drawn anew for each seed; a run's figures and
@@ -72,7 +74,8 @@ def compare(
             stopped the first one, goes on where that one was.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; a log of another comparison.
+        TypeError, ValueError: an argument that does not fit; two settings that are the same runs on these data, as
+            batch sizes None and 1,000 on 90 samples are; a log of another comparison.
 
     >>> comparison = compare({"lr": [0.01, 0.1]}, seeds=3, epochs=5, progress=False)
     >>> comparison
@@ -85,6 +88,7 @@ def compare(
     check_choice(engine, "engine", ENGINES)
     check_engine(settings, engine)
     splits = load_splits(data, validation)
+    check_different_runs(settings, splits, seeds[0])
     items = [Item(number, setting, seed) for number, setting in enumerate(settings) for seed in seeds]
     compared = {
         "data": splits.name,
