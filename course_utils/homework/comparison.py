@@ -15,6 +15,7 @@ from course_utils.foundation.progress import progress_bar
 from course_utils.homework import plotting
 from course_utils.homework.data import PARTS, TEST_SIZE, DataSplits, load_splits
 from course_utils.homework.metrics import METRICS
+from course_utils.homework.plans import Plan, check_kept, is_kept
 from course_utils.homework.results import ComparedRuns, requirements
 from course_utils.homework.runs import (
     ENGINES,
@@ -45,6 +46,7 @@ def compare(
     engine: str = "auto",
     progress: bool = True,
     log: str | os.PathLike | None = None,
+    plan: Plan | None = None,
 ) -> Comparison:
     """Train every setting of a grid with every seed, and measure each network on training, validation and test part.
 
@@ -72,10 +74,11 @@ def compare(
         progress: show a bar.
         log: a file to which every finished run is added at once. The same call with the same log, after whatever
             stopped the first one, goes on where that one was.
+        plan: what `register` returned for these arguments; the result carries its digest.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; two settings that are the same runs on these data, as
-            batch sizes None and 1,000 on 90 samples are; a log of another comparison.
+        TypeError, ValueError: an argument that does not fit, or that was planned otherwise; two settings that are the
+            same runs on these data, as batch sizes None and 1,000 on 90 samples are; a log of another comparison.
 
     >>> comparison = compare({"lr": [0.01, 0.1]}, seeds=3, epochs=5, progress=False)
     >>> comparison
@@ -97,6 +100,8 @@ def compare(
         "validation": validation,
         "engine": engine,
     }
+    if plan is not None:
+        check_kept(plan, Plan(tuple(settings), seeds, metric, validation, splits.name, splits.digest))
     if log is None:
         records = _train(splits, items, engine, metric, progress)
     else:
@@ -104,7 +109,7 @@ def compare(
         with Journal(log, header) as journal:
             records = _train(splits, items, engine, metric, progress, journal)
     ordered = tuple(records[item.number, item.seed] for item in items)
-    return Comparison(tuple(settings), seeds, ordered, splits.sizes(seeds[0]), **compared)
+    return Comparison(tuple(settings), seeds, ordered, splits.sizes(seeds[0]), plan=plan and plan.digest, **compared)
 
 
 def _train(
@@ -128,12 +133,19 @@ def _train(
     return done
 
 
+_PLAN_TEXTS = {
+    None: "none was registered before the runs.",
+    True: "registered and kept; settings, seeds, metric and data are those planned. Digest",
+    False: "not kept; what was compared is not what was planned. Digest",
+}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(ComparedRuns):
     """The result of `compare`: all tables of the runs, their figures, and ways to keep and to show them.
 
     Its fields are those of `ComparedRuns`: settings, seeds, records, sizes, data, data_digest, metric, validation,
-    engine and author.
+    engine, author and plan.
     """
 
     plot_curves = plotting.plot_curves
@@ -157,6 +169,7 @@ class Comparison(ComparedRuns):
             sizes=[f"{size:,} {name}" for name, size in zip(PARTS, self.sizes, strict=True)],
             test_size=f"{TEST_SIZE:.0%}",
             unmet=requirements(self),
+            plan=_PLAN_TEXTS[is_kept(self)],
             best=self.best(),
             table=self.summary(),
             figures=[{"png": figure_png(figure), "note": note} for figure, note in self._figures()],

@@ -67,6 +67,7 @@ class ComparedRuns:
         data_digest: SHA-256 of the data.
         metric, validation, engine: as given to `compare`.
         author: who handed it in, if the file says so.
+        plan: the digest of the plan that was registered before the runs, if there was one.
     """
 
     settings: tuple[Setting, ...]
@@ -79,6 +80,7 @@ class ComparedRuns:
     validation: str
     engine: str
     author: str | None = None
+    plan: str | None = None
 
     def __len__(self) -> int:
         return len(self.records)
