@@ -234,6 +234,9 @@ CALLS_WITH_ROWS = {
     ),
     "homework.expand_grid": lambda m, t: homework.expand_grid({"lr": [0.1, 1.0]}),
     "homework.plan_chunks": lambda m, t: homework.plan_chunks([(homework.Setting(), 0)], 9, 4, 3),
+    "homework.register": lambda m, t: homework.register(
+        {"lr": [0.1, 1.0]}, data=(t["x"].repeat(4, 1), t["y"].repeat(4)), seeds=2
+    ),
     "homework.requirements": lambda m, t: homework.requirements(made().comparison),
     "homework.train_batched": lambda m, t: homework.train_batched(made().runs, t["x"], t["y"], 3),
     "homework.train_sequentially": lambda m, t: homework.train_sequentially(*made().runs[0], t["x"], t["y"], 3),

@@ -21,7 +21,7 @@ def describe_value(value: Any) -> str:
     """
     if isinstance(value, Tensor):
         return f"a {dtype_name(value.dtype)} tensor of shape {tuple(value.shape)}"
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    if hasattr(value, "shape"):  # an array, a DataFrame
         return f"a {type(value).__module__.partition('.')[0]} {type(value).__name__} of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return f"a {type(value).__name__} with the keys {list(value)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from course_utils.foundation.arguments import check_count, check_number
 from course_utils.foundation.html import render
 from course_utils.foundation.plotting import PALETTE, course_style, figure_png, finish, new_figure
 from course_utils.homework.comparison import Comparison
 from course_utils.homework.metrics import METRICS
-from course_utils.homework.results import requirements, t_interval
-from course_utils.homework.storage import write_new
-from course_utils.homework.submission import check_submission
+from course_utils.homework.plans import Plan
+from course_utils.homework.results import requirements
+from course_utils.homework.statistics import t_interval
+from course_utils.homework.storage import plain, runs_digest, write_new
+from course_utils.homework.submission import check_submission, checked_options
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("file", "name", "data", "metric", "settings", "seeds", "best_setting", "validation", "test", "optimism"),
-    *("effect", "tied_with_best", "unmet_requirements"),
+    *("effect", "tied_with_best", "seed_range", "plan", "same_runs_as", "unmet_requirements"),
 )
 MAX_FILES = 2_000
 
@@ -39,9 +41,13 @@ class ClassReport:
         table: one row a submission that is in order: file, name (of the author, if given), data, metric, settings and
             seeds (their numbers), best_setting, its validation and test figures and optimism, effect (best minus worst
             setting on validation, without those that diverge), tied_with_best (how many others cannot be told apart
-            from the best), unmet_requirements.
+            from the best), seed_range (the first and the last), plan ("none"; "kept" with the file of the plan, or with
+            the beginning of its digest if that file is not in the folder), same_runs_as (other files with the
+            same runs to the microsecond, so copies), unmet_requirements.
         problems: file → what is wrong with it.
         comparisons: file → its comparison, for the files of the table.
+
+    Names of files are shown with what cannot be written everywhere escaped, such as control characters.
     """
 
     table: pd.DataFrame
@@ -62,7 +68,7 @@ class ClassReport:
         return _plot_class(self, _draw_best, "Everybody's best setting", "")
 
     def plot_effects(self) -> Figure:
-        """How much the settings matter: everybody's best minus worst setting, paired by seed, with 95 % t-intervals."""
+        """How much the settings matter: everybody's best minus worst setting by seed, with corrected 95 % intervals."""
         return _plot_class(self, _draw_effect, "Best minus worst setting, validation", "difference of ")
 
     def plot_seeds(self) -> Figure:
@@ -97,63 +103,107 @@ class ClassReport:
         """
         bad = pd.DataFrame({"file": list(self.problems), "problems": ["; ".join(p) for p in self.problems.values()]})
         table = pd.concat([self.table, bad], ignore_index=True) if len(bad) else self.table
-        # Spreadsheets run what begins with one of these signs as a formula, and names are written by others.
-        safe = table.map(lambda v: f"'{v}" if isinstance(v, str) and v.startswith(("=", "+", "-", "@", "\t")) else v)
+        safe = table.map(lambda value: _no_formula(value) if isinstance(value, str) else value)
         write_new(path, safe.to_csv(index=False).encode("utf-8-sig"))
 
 
+def _no_formula(text: str) -> str:
+    """Text from outside that no spreadsheet runs.
+
+    Spreadsheets take what begins with one of = + - @, or their wide forms, for a formula, spaces in front or not. Some
+    split a line at semicolons or tabs as well, so what follows these is guarded too.
+
+    >>> _no_formula(" =1+1"), _no_formula("a;-2"), _no_formula("hidden_features 4, lr 0.1")
+    ("' =1+1", "a;'-2", 'hidden_features 4, lr 0.1')
+    """
+    return re.sub(r"(^|[;,|\t])(?=\s*[=+\-@＝＋－＠\t\r\n])", r"\1'", plain(text))
+
+
 def collect_class(
-    folder: str | os.PathLike, *, rerun: int = 0, tolerance: float = 1e-3, seed: int | None = None
+    folder: str | os.PathLike,
+    *,
+    rerun: int = 3,
+    tolerance: float = 1e-3,
+    seed: int | None = None,
+    first_seed: int = 0,
 ) -> ClassReport:
-    """Read all `*.json` files of a folder as submissions. Bad ones are listed with their problems.
+    """Read all JSON files of a folder as submissions, and repeat some runs of each. Bad ones are listed with problems.
+
+    Plans that `Plan.save` wrote may lie beside the submissions; the table says which submission kept which.
 
     Args:
-        folder: with the files; folders inside it are not entered.
-        rerun, tolerance, seed: as for `validate_submission`. By default nothing is run again, which takes a second
-            for thirty files.
+        folder: with the files, `*.json` in upper or lower case; folders inside it are not entered.
+        rerun, tolerance, seed, first_seed: as for `validate_submission`. Three runs of each file take seconds to
+            minutes, as the class has chosen its epochs; with rerun=0 thirty files take seconds, and any figures pass
+            that fit together.
 
     Raises:
         NotADirectoryError: no such folder.
-        ValueError: it has no *.json file.
+        ValueError: it has no JSON file.
     """
-    check_count(rerun, "rerun", minimum=0)
-    check_number(tolerance, "tolerance", above=0)
+    options = checked_options(rerun=rerun, tolerance=tolerance, seed=seed, first_seed=first_seed)
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
-    paths = sorted(folder.glob("*.json"))
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
     if not paths:
         raise ValueError(f"{folder} has no *.json file")
     if len(paths) > MAX_FILES:
         raise ValueError(f"{folder} has {len(paths):,} *.json files, more than the {MAX_FILES:,} of any class")
-    rows, problems, comparisons = [], {}, {}
+    plans, problems, comparisons = {}, {}, {}
     for path in paths:
-        verdict, comparison = check_submission(path, rerun=rerun, tolerance=tolerance, seed=seed)
+        if plan := _plan_in(path):
+            plans[plan.digest] = _shown(path)
+            continue
+        verdict, comparison = check_submission(path, **options)
         if verdict.ok:
-            comparisons[path.name] = comparison
-            rows.append(_row(path.name, comparison))
+            comparisons[_shown(path)] = comparison
         else:
-            problems[path.name] = verdict.problems
+            problems[_shown(path)] = verdict.problems
+    digests = {file: runs_digest(comparison) for file, comparison in comparisons.items()}
+    rows = [_row(file, comparison, plans, digests) for file, comparison in comparisons.items()]
     return ClassReport(pd.DataFrame(rows, columns=COLUMNS), problems, comparisons)
 
 
-def _row(file: str, comparison: Comparison) -> dict[str, object]:
-    best = comparison.best()
+def _shown(path: Path) -> str:
+    """The file's name as text that can be written everywhere; other names give other texts."""
+    return plain(path.name.replace("\\", "\\\\"))
+
+
+def _plan_in(path: Path) -> Plan | None:
+    try:
+        return Plan.load(path)
+    except (ValueError, OSError):
+        return None
+
+
+def _row(file: str, comparison: Comparison, plans: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, object]:
+    best, seeds = comparison.best(), comparison.seeds
     return {
         "file": file,
         "name": comparison.author or "",
         "data": comparison.data,
         "metric": comparison.metric,
         "settings": len(comparison.settings),
-        "seeds": len(comparison.seeds),
+        "seeds": len(seeds),
         "best_setting": comparison.label(best.setting),
         "validation": best.validation,
         "test": best.test,
         "optimism": best.optimism,
         "effect": float(_paired_effect(comparison).mean()),
         "tied_with_best": len(best.tied),
+        "seed_range": f"{min(seeds)} to {max(seeds)}",
+        "plan": _plan_text(comparison, plans),
+        "same_runs_as": "; ".join(other for other in digests if other != file and digests[other] == digests[file]),
         "unmet_requirements": "; ".join(requirements(comparison)),
     }
+
+
+def _plan_text(comparison: Comparison, plans: Mapping[str, str]) -> str:
+    """A plan that was not kept is a problem of the submission, so these are all kinds."""
+    if comparison.plan is None:
+        return "none"
+    return f"kept ({plans.get(comparison.plan, f'not in this folder, digest {comparison.plan[:12]}…')})"
 
 
 def _paired_effect(comparison: Comparison) -> np.ndarray:
@@ -202,7 +252,7 @@ def _draw_best(ax: Axes, place: int, comparison: Comparison) -> None:
 def _draw_effect(ax: Axes, place: int, comparison: Comparison) -> None:
     effect = _paired_effect(comparison)
     ax.axvline(0, color="black", linewidth=1)
-    ax.plot(t_interval(effect), [place, place], color=PALETTE[0], linewidth=2)
+    ax.plot(t_interval(effect, overlap=comparison.overlap), [place, place], color=PALETTE[0], linewidth=2)
     ax.plot(effect.mean(), place, "o", color=PALETTE[0])
 
 

@@ -15,11 +15,13 @@ from course_utils.foundation.progress import progress_bar
 from course_utils.homework import plotting
 from course_utils.homework.data import PARTS, TEST_SIZE, DataSplits, load_splits
 from course_utils.homework.metrics import METRICS
+from course_utils.homework.plans import Plan, check_kept, is_kept
 from course_utils.homework.results import ComparedRuns, requirements
 from course_utils.homework.runs import (
     ENGINES,
     Item,
     RunRecord,
+    check_different_runs,
     check_engine,
     check_seeds,
     one_thread,
@@ -44,6 +46,7 @@ def compare(
     engine: str = "auto",
     progress: bool = True,
     log: str | os.PathLike | None = None,
+    plan: Plan | None = None,
 ) -> Comparison:
     """Train every setting of a grid with every seed, and measure each network on training, validation and test part.
 
@@ -57,9 +60,10 @@ def compare(
 
     Args:
         grid: as for `expand_grid`, name → value or list of values, or a list of such dicts.
-        data: "iris", "digits", "breast_cancer", or a pair (x, y): (N, D) floats and (N,) class indices, tensors or
-            arrays, at least 10 samples of each class.
-        seeds: their number n, for 0 … n − 1, or a list of them.
+        data: "iris", "digits", "breast_cancer", or a pair (x, y): (N, D) floats, a tensor, an array or a DataFrame,
+            and (N,) class indices or names of classes, a tensor, an array, a Series or a list; at least 10 samples of
+            each class.
+        seeds: their number n, for 0 … n − 1, or a list or array of them.
         epochs: for all settings, where the grid names none; None is the default of `Setting`, 20,000.
         validation: "holdout" takes a stratified quarter of the rest for validation, another one for each seed.
             "repeated_kfold" trains on 5 stratified folds of the rest, drawn anew for each seed; a run's figures and
@@ -70,9 +74,11 @@ def compare(
         progress: show a bar.
         log: a file to which every finished run is added at once. The same call with the same log, after whatever
             stopped the first one, goes on where that one was.
+        plan: what `register` returned for these arguments; the result carries its digest.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit; a log of another comparison.
+        TypeError, ValueError: an argument that does not fit, or that was planned otherwise; two settings that are the
+            same runs on these data, as batch sizes None and 1,000 on 90 samples are; a log of another comparison.
 
     >>> comparison = compare({"lr": [0.01, 0.1]}, seeds=3, epochs=5, progress=False)
     >>> comparison
@@ -85,6 +91,7 @@ def compare(
     check_choice(engine, "engine", ENGINES)
     check_engine(settings, engine)
     splits = load_splits(data, validation)
+    check_different_runs(settings, splits, seeds[0])
     items = [Item(number, setting, seed) for number, setting in enumerate(settings) for seed in seeds]
     compared = {
         "data": splits.name,
@@ -93,6 +100,8 @@ def compare(
         "validation": validation,
         "engine": engine,
     }
+    if plan is not None:
+        check_kept(plan, Plan(tuple(settings), seeds, metric, validation, splits.name, splits.digest))
     if log is None:
         records = _train(splits, items, engine, metric, progress)
     else:
@@ -100,7 +109,7 @@ def compare(
         with Journal(log, header) as journal:
             records = _train(splits, items, engine, metric, progress, journal)
     ordered = tuple(records[item.number, item.seed] for item in items)
-    return Comparison(tuple(settings), seeds, ordered, splits.sizes(seeds[0]), **compared)
+    return Comparison(tuple(settings), seeds, ordered, splits.sizes(seeds[0]), plan=plan and plan.digest, **compared)
 
 
 def _train(
@@ -124,12 +133,19 @@ def _train(
     return done
 
 
+_PLAN_TEXTS = {
+    None: "none was registered before the runs.",
+    True: "registered and kept; settings, seeds, metric and data are those planned. Digest",
+    False: "not kept; what was compared is not what was planned. Digest",
+}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Comparison(ComparedRuns):
     """The result of `compare`: all tables of the runs, their figures, and ways to keep and to show them.
 
     Its fields are those of `ComparedRuns`: settings, seeds, records, sizes, data, data_digest, metric, validation,
-    engine and author.
+    engine, author and plan.
     """
 
     plot_curves = plotting.plot_curves
@@ -153,6 +169,7 @@ class Comparison(ComparedRuns):
             sizes=[f"{size:,} {name}" for name, size in zip(PARTS, self.sizes, strict=True)],
             test_size=f"{TEST_SIZE:.0%}",
             unmet=requirements(self),
+            plan=_PLAN_TEXTS[is_kept(self)],
             best=self.best(),
             table=self.summary(),
             figures=[{"png": figure_png(figure), "note": note} for figure, note in self._figures()],

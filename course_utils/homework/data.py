@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -56,6 +58,10 @@ class DataSplits:
         train, validation = self._rows(seed)[0]
         return len(train), len(validation), len(self.y_test)
 
+    def full_batch(self, seed: int) -> int:
+        """The batch size from which on a batch is all of a training part, in every fold."""
+        return max(len(train) for train, _ in self._rows(seed))
+
     @cached_property
     def train_shape(self) -> tuple[int, int]:
         """(N, D) of a training part, about the same for every seed and fold."""
@@ -72,9 +78,13 @@ class DataSplits:
 
     def _fold(self, train: np.ndarray, validation: np.ndarray) -> Fold:
         # Mean and spread come from the training part alone: those of the other parts are unknown when training starts.
-        mean, std = self.x[train].mean(0, dtype=np.float64), self.x[train].std(0, dtype=np.float64)
+        # Features are brought to about 1 by a power of two first, which rounds nothing: otherwise the squares of very
+        # large or small ones, such as 1e300, would overflow or vanish.
+        _, exponents = np.frexp(np.abs(self.x[train]).max(0))
+        x, x_test = (np.ldexp(x.astype(np.float64), -exponents) for x in (self.x, self.x_test))
+        mean, std = x[train].mean(0), x[train].std(0)
         std[std == 0] = 1
-        parts = (self.x[train], self.y[train]), (self.x[validation], self.y[validation]), (self.x_test, self.y_test)
+        parts = (x[train], self.y[train]), (x[validation], self.y[validation]), (x_test, self.y_test)
         return {
             name: (torch.from_numpy(((x - mean) / std).astype(self.x.dtype)), torch.tensor(y))
             for name, (x, y) in zip(PARTS, parts, strict=True)
@@ -105,12 +115,9 @@ def _split_own_data(x: Any, y: Any) -> list[np.ndarray]:
     """x_train, y_train, x_test, y_test."""
     from sklearn.model_selection import train_test_split
 
-    x, y = (torch.as_tensor(value) if isinstance(value, np.ndarray) else value for value in (x, y))
-    check_tensor(x, "x", ndim=2)
+    x, y = _as_features(x), _as_classes(y)
     check_tensor(y, "y", ndim=1, floating=False)
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"x must be float32 or float64, but is {describe_value(x)}; convert it with .float()")
-    x, y = x.detach().cpu().numpy(), y.detach().cpu().long()
+    y = y.detach().cpu().long()
     check_labels(y, "y", num_samples=len(x), num_classes=max(2, len(y)))
     counts = torch.bincount(y).tolist()
     if len(counts) < 2 or min(counts) < MIN_PER_CLASS:
@@ -121,6 +128,54 @@ def _split_own_data(x: Any, y: Any) -> list[np.ndarray]:
     y = y.numpy()
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=TEST_SIZE, random_state=TEST_SEED, stratify=y)
     return [x_train, y_train, x_test, y_test]
+
+
+def _as_features(x: Any) -> np.ndarray:
+    """(N, D), float32 or float64, all finite."""
+    columns = list(x.columns) if isinstance(x, pd.DataFrame) else None
+    if isinstance(x, pd.DataFrame):
+        text = [name for name, kind in x.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+        if text:
+            raise TypeError(
+                f"every column of x must hold numbers, but {', '.join(map(repr, text))} does not; leave it out, or "
+                "encode it, for example with pandas.get_dummies"
+            )
+        x = torch.tensor(x.to_numpy(np.float64, na_value=np.nan))
+    elif isinstance(x, np.ndarray):
+        if x.dtype not in (np.float32, np.float64):
+            raise TypeError(f"x must be float32 or float64, but is {x.dtype}; convert it with .astype(float)")
+        x = torch.tensor(x)
+    check_tensor(x, "x", ndim=2, finite=False)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x must be float32 or float64, but is {describe_value(x)}; convert it with .float()")
+    x = x.detach().cpu().numpy()
+    bad = np.argwhere(~np.isfinite(x))
+    if len(bad):
+        row, column = bad[0]
+        where = f"column {columns[column]!r}" if columns else f"column {column}"
+        more = f", and {len(bad) - 1} more are not finite" if len(bad) > 1 else ""
+        raise ValueError(
+            f"x must be finite, but the value in row {row} (counted from 0), {where} is {x[row, column]}{more}; fill "
+            "in or leave out what is missing"
+        )
+    return x
+
+
+def _as_classes(y: Any) -> Tensor:
+    """Class indices (N,). Names of classes are numbered in alphabetical order."""
+    if isinstance(y, Tensor):
+        return y
+    values = np.asarray(y)
+    missing = np.flatnonzero(pd.isna(values)) if values.ndim == 1 else ()
+    if len(missing):
+        raise ValueError(f"y must hold a class for every sample, but has none in row {missing[0]} (counted from 0)")
+    if values.dtype == object and all(isinstance(value, Integral) for value in values.ravel()):
+        values = values.astype(np.int64)
+    if values.dtype.kind == "U" or all(isinstance(value, str) for value in values.ravel()):
+        values = np.unique(values.astype(str), return_inverse=True)[1].reshape(values.shape)
+    if values.dtype.kind not in "biu":
+        raise TypeError(f"y must be class indices or names of classes, one a sample, but is {describe_value(y)}")
+    return torch.tensor(values)
 
 
 def _digest(arrays: list[np.ndarray]) -> str:

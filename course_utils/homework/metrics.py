@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,11 @@ METRICS = {"accuracy": "accuracy", "loss": "loss (nats per sample)", "f1_macro":
 
 def higher_is_better(metric: str) -> bool:
     return metric != "loss"
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """The smallest and the largest value that the metric can have."""
+    return (0.0, math.inf) if metric == "loss" else (0.0, 1.0)
 
 
 def measure(metric: str, logits: Tensor, y: Tensor) -> float:

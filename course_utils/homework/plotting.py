@@ -143,12 +143,12 @@ def plot_seeds(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
     drawn = drawn[np.isfinite(drawn)]
     if comparison.metric == "loss" and _spans_decades(drawn):
         ax.set_xscale("log")
-        ax.set_xlim(drawn.min() / 2, drawn.max() * 2)  # an interval's lower end can be negative
+        ax.set_xlim(drawn.min() / 2, drawn.max() * 2)  # an interval's lower end can be 0
     ax.set_yticks(range(len(table)), [comparison.label(number) for number in table["setting"]], fontsize=9)
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(f"validation {METRICS[comparison.metric]}, one dot a seed")
-    title = "Mean and 95 % interval; diamond: cannot be told apart from the best"
+    title = "Mean and corrected 95 % interval; diamond: cannot be told apart from the best"
     ax.set_title(title, fontsize=10.5)
     return finish(figure)
 
@@ -158,7 +158,7 @@ def plot_importance(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figu
     """`ComparedRuns.importance` as bars."""
     shares = comparison.importance()
     figure, ax = axes_or_new(ax, size=(7.0, 1.4 + 0.42 * len(shares)))
-    rest = ("interactions", "seeds")
+    rest = ("interactions", "seeds", "luck")
     colors = ["#999999" if name in rest else PALETTE[0] for name in shares.index]
     bars = ax.barh(range(len(shares)), shares.fillna(0).to_numpy(), color=colors)
     ax.bar_label(bars, [f"{share:.0%}" if share == share else "–" for share in shares], padding=3)

@@ -14,11 +14,11 @@ import pandas as pd
 from course_utils.foundation.arguments import check_choice
 from course_utils.homework.data import PARTS
 from course_utils.homework.engine.batched import can_be_batched
-from course_utils.homework.metrics import higher_is_better
+from course_utils.homework.metrics import bounds, higher_is_better
 from course_utils.homework.runs import RunRecord, logged_epochs
 from course_utils.homework.settings import NAMES, Setting
+from course_utils.homework.statistics import explained_variance, summarize
 
-CONFIDENCE = 0.95
 MIN_SEEDS = 5
 
 
@@ -32,9 +32,10 @@ class Best:
         metric: the name of the metric of the following figures, which are means over the seeds.
         validation: on the validation part, by which the setting was chosen.
         test: on the test part, which had no say.
-        optimism: validation − test. It holds two things. Who chooses the best of many figures chooses luck as well, so
-            the validation figure is flattered. And the test part may happen to be easier or harder than the others,
-            which all settings have in common.
+        optimism: by how much validation promised more than test kept: validation − test, for a loss test − validation.
+            It holds two things. Who chooses the best of many figures chooses luck as well, so the validation figure is
+            flattered. And the test part may happen to be easier or harder than the others, which all settings have in
+            common.
         tied: numbers of the other settings that cannot be told apart from it.
     """
 
@@ -66,6 +67,7 @@ class ComparedRuns:
         data_digest: SHA-256 of the data.
         metric, validation, engine: as given to `compare`.
         author: who handed it in, if the file says so.
+        plan: the digest of the plan that was registered before the runs, if there was one.
     """
 
     settings: tuple[Setting, ...]
@@ -78,6 +80,7 @@ class ComparedRuns:
     validation: str
     engine: str
     author: str | None = None
+    plan: str | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -171,25 +174,43 @@ class ComparedRuns:
         check_choice(part, "part", PARTS)
         return np.array(self._column(part)).reshape(len(self.settings), -1)
 
+    @property
+    def overlap(self) -> float:
+        """n₂/n₁, validation samples by training samples, which says how much the seeds' training parts share."""
+        num_train, num_validation, _ = self.sizes
+        return num_validation / num_train
+
     def summary(self) -> pd.DataFrame:
         """One row a setting, the best first, by the validation metric.
 
         Columns: setting, its varied values; mean and std (n − 1) over the n seeds; low and high, the ends of the 95 %
-        t-interval mean ± t(0.975; n − 1)·std/√n; n; diverged, the number of diverged runs; rank; p_value;
-        tied_with_best.
+        interval mean ± t(0.975; n − 1)·std·√(1/n + n₂/n₁), cut where the metric ends; n; diverged, the number of
+        diverged runs; rank; p_value; tied_with_best.
 
-        A setting with diverged runs ranks behind all settings with fewer of them. p_value is of the paired t-test of
-        a setting against the best one, seed by seed, corrected for their number after Holm (1979). Where it is 0.05 or
-        more, or missing as with a single seed, the data cannot tell the two apart: tied_with_best. Because the best
-        one was chosen by the same figures, a p_value near 0.05 is weak evidence. All of this is about seeds and splits
-        of one data set; the splits overlap, so other data can differ by more than the intervals say.
+        n₂/n₁, validation by training samples, is 1/3 for "holdout" and 1/4 for "repeated_kfold". This term stands for
+        the samples that the training parts of all seeds share (Nadeau, Bengio 2003). With folds a figure is a mean over
+        five of them, which spreads less than the rule assumes; there the interval is still rather too narrow.
+
+        A setting with diverged runs ranks behind all settings with fewer of them, and is told apart from the best. For
+        the others p_value belongs to the gap to the best one: a permutation test that takes into account that
+        the best one was picked by the same figures, and that it was compared with many (formula and sources:
+        `course_utils.homework.statistics.p_values_against_best`). Where it is above 0.05, or missing as with a single
+        seed, the data cannot tell the two apart: tied_with_best. If all settings were equally good, one would be
+        told apart in about 5 of 100 comparisons at most. A p_value belongs to the gap *and* its spread: a setting that
+        is far behind, but erratic, can have a larger one than a steady setting before it.
         """
         return self._summary.copy()  # which the caller may change
 
     @cached_property
     def _summary(self) -> pd.DataFrame:
         diverged = np.array(self._column("diverged")).reshape(len(self.settings), -1)
-        table = summarize(self.matrix(), diverged, higher_is_better=higher_is_better(self.metric))
+        table = summarize(
+            self.matrix(),
+            diverged,
+            higher_is_better=higher_is_better(self.metric),
+            overlap=self.overlap,
+            bounds=bounds(self.metric),
+        )
         values = pd.DataFrame([self._values[number] for number in table["setting"]], index=table.index)
         return pd.concat([table[["setting"]], values, table.drop(columns="setting")], axis=1)
 
@@ -199,33 +220,41 @@ class ComparedRuns:
         number = int(table["setting"][0])
         validation, test = (float(self.matrix(part)[number].mean()) for part in ("validation", "test"))
         tied = tuple(table["setting"][1:][table["tied_with_best"][1:]].tolist())
-        return Best(number, self.settings[number], self.metric, validation, test, validation - test, tied)
+        optimism = validation - test if higher_is_better(self.metric) else test - validation
+        return Best(number, self.settings[number], self.metric, validation, test, optimism, tied)
 
     def importance(self) -> pd.Series:
         """Which share of the variance of the validation metric over all runs each varied name explains.
 
-        With v(s, k) of setting s and seed k, m the mean of all and m(s) that of a setting:
-        the total is Σ (v(s, k) − m)². A name's main effect is Σ over its values of n·(mean of the n runs with this
-        value − m)². "interactions" is K·Σ (m(s) − m)², over K seeds, less all main effects: what depends on several
-        names together. "seeds" is the rest: what differs between runs of one setting. In a full grid the parts are
-        orthogonal and add up to 1 (the analysis of variance of a factorial design, Fisher 1935).
+        Shares are ω², which are not flattered as plain shares of the squares are: of pure noise a name explains about
+        0. The main effect of a name is how much the means of its values differ. "interactions" is what depends
+        on several names together, "seeds" what all settings have in common in a seed, such as a hard split, and "luck"
+        the rest, what is left to a single run. (Formula and sources:
+        `course_utils.homework.statistics.explained_variance`.)
 
         Returns:
-            Shares with the names as index, the largest main effect first; all NaN if all runs gave the same.
+            Shares with the names as index, the largest main effect first; they add up to 1. All NaN if all runs gave
+            the same.
 
         Raises:
-            ValueError: the settings are no full grid, only one of them, or a run has no finite metric.
+            ValueError: a single seed, from which luck cannot be known; the settings are no full grid, or only one; a
+                run has no finite metric.
         """
         if reason := self.why_no_importance():
             raise ValueError(reason)
-        effects, interactions, seeds = explained_variance(self._values, self.matrix())
-        sorted_effects = dict(sorted(effects.items(), key=lambda item: -item[1]))
-        return pd.Series(sorted_effects | {"interactions": interactions, "seeds": seeds}, name="share of variance")
+        shares = explained_variance(self._values, self.matrix()).rename("share of variance")
+        main = shares[list(self.varied)].sort_values(ascending=False, kind="stable")
+        return pd.concat([main, shares.drop(list(self.varied))])
 
     def why_no_importance(self) -> str | None:
         """None if `importance` is defined for these runs, else the reason why not."""
         if not self.varied:
             return "the comparison has a single setting, so nothing is varied"
+        if len(self.seeds) < 2:
+            return (
+                "the comparison has a single seed, so luck and the effect of the settings cannot be told apart; "
+                "compare with at least two seeds"
+            )
         if not is_full_grid(self._values):
             return (
                 "the importance is defined for a full grid, where every combination of the values was run; "
@@ -283,121 +312,3 @@ def changes_one_thing(settings: Sequence[Mapping[str, object]]) -> bool:
     # The base agrees with any other setting in all names but one, so it is found among few candidates.
     candidates = np.flatnonzero(differences(0) <= 1)
     return any(differences(number).max() <= 1 for number in candidates)
-
-
-def t_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the 95 % t-interval of the mean over the last axis, mean ± t(0.975; n − 1)·s/√n; NaN for n = 1."""
-    from scipy import stats
-
-    n = values.shape[-1]
-    mean = values.mean(-1)
-    if n < 2:
-        return np.full_like(mean, math.nan), np.full_like(mean, math.nan)
-    low, high = stats.t.interval(CONFIDENCE, n - 1)
-    standard_error = values.std(-1, ddof=1) / math.sqrt(n)
-    return mean + low * standard_error, mean + high * standard_error
-
-
-def paired_p_values(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Two-sided p-values (S,) of the paired t-tests of one (n,) with each of S others (S, n).
-
-    NaN for n = 1 and where a value is NaN. Where all n differences are the same, t is no number: 1 if they are 0, else
-    0.
-    """
-    from scipy import stats
-
-    difference = one - others
-    p_values = np.full(len(others), math.nan)
-    if len(one) < 2:
-        return p_values
-    finite = np.isfinite(difference).all(1)
-    largest = np.abs(difference).max(1)
-    constant = np.ptp(difference, axis=1) < 1e-12 * np.maximum(1, largest)  # the same, rounding aside
-    p_values[finite & constant] = largest[finite & constant] < 1e-12
-    tested = finite & ~constant
-    if tested.any():
-        p_values[tested] = stats.ttest_rel(np.broadcast_to(one, others.shape)[tested], others[tested], axis=1).pvalue
-    return p_values
-
-
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's (1979) correction for m tests: the k-th smallest is multiplied by m − k + 1; NaN stay, and do not count.
-
-    >>> holm(np.array([0.01, 0.04, 0.03])).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    adjusted = np.full(len(p_values), math.nan)
-    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]  # NaN are sorted to the end
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, p_values[order] * factors))
-    return adjusted
-
-
-def summarize(values: np.ndarray, diverged: np.ndarray, *, higher_is_better: bool) -> pd.DataFrame:
-    """One row for each of S settings, the best first.
-
-    Args:
-        values: (S, K) the metric, one column a seed.
-        diverged: bool (S, K).
-        higher_is_better: of the metric.
-    """
-    mean, (low, high), num_diverged = values.mean(1), t_interval(values), diverged.sum(1)
-    # The fewest diverged runs first, then the best mean (NaN last), then the order of the grid.
-    cost = np.where(np.isnan(mean), math.inf, -mean if higher_is_better else mean)
-    cost = cost.round(12)  # the same figures in another order have the same mean
-    order = np.lexsort((cost, num_diverged))
-    best, *_ = values[order]
-    frame = pd.DataFrame(
-        {
-            "setting": np.arange(len(values)),
-            "mean": mean,
-            "std": values.std(1, ddof=1) if values.shape[1] > 1 else math.nan,
-            "low": low,
-            "high": high,
-            "n": values.shape[1],
-            "diverged": num_diverged,
-        }
-    )
-    frame = frame.iloc[order].reset_index(drop=True)
-    frame["rank"] = _ranks(num_diverged[order], cost[order])
-    p_values = np.r_[math.nan, paired_p_values(best, values[order[1:]])]
-    frame["p_value"] = holm(p_values)
-    told_apart = (frame["p_value"] < 1 - CONFIDENCE) | (frame["diverged"] > frame["diverged"][0])
-    frame["tied_with_best"] = ~told_apart
-    return frame
-
-
-def _ranks(*sorted_keys: np.ndarray) -> np.ndarray:
-    """Ranks from 1 of sorted rows, of which equals share one.
-
-    >>> _ranks(np.array([0, 0, 0, 1]), np.array([0.1, 0.2, 0.2, 0.1])).tolist()
-    [1, 2, 2, 4]
-    """
-    keys = np.stack(sorted_keys)
-    is_new = np.r_[True, (keys[:, 1:] != keys[:, :-1]).any(0)]
-    return np.maximum.accumulate(np.where(is_new, np.arange(1, len(is_new) + 1), 0))
-
-
-def explained_variance(
-    settings: Sequence[Mapping[str, object]], values: np.ndarray
-) -> tuple[dict[str, float], float, float]:
-    """Shares of the variance of all runs: of each name's main effect, of interactions, of the seeds.
-
-    Args:
-        settings: S dicts, name → value, that together are a full grid.
-        values: (S, K) the metric.
-
-    Returns:
-        The main effects by name, the interactions, the rest; they add up to 1. All NaN if every run gave the same.
-    """
-    mean_by_setting, mean = values.mean(1), values.mean()
-    total = ((values - mean) ** 2).sum()
-    between = values.shape[1] * ((mean_by_setting - mean) ** 2).sum()
-    effects = {}
-    for name in settings[0]:
-        groups = pd.Series(mean_by_setting).groupby([setting[name] for setting in settings], sort=False)
-        effects[name] = values.shape[1] * float((groups.size() * (groups.mean() - mean) ** 2).sum())
-    if total < 1e-20:
-        return dict.fromkeys(effects, math.nan), math.nan, math.nan
-    interactions = max(0.0, between - sum(effects.values()))  # below 0 by rounding only
-    return {name: float(ss / total) for name, ss in effects.items()}, interactions / total, 1 - between / total

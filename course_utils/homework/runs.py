@@ -70,6 +70,8 @@ class RunRecord:
 
 def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """The seeds of a comparison: n stands for 0 … n − 1."""
+    if hasattr(seeds, "tolist"):  # a NumPy array or number, a tensor
+        seeds = seeds.tolist()
     if not isinstance(seeds, (list, tuple, range)):
         return tuple(range(check_count(seeds, "seeds")))
     if not seeds:
@@ -80,6 +82,28 @@ def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if len(set(checked)) < len(checked):
         raise ValueError(f"seeds must differ from each other, but are {describe_value(seeds)} with repetitions")
     return checked
+
+
+def same_runs(settings: Sequence[Setting], splits: DataSplits, seed: int) -> tuple[int, int] | None:
+    """The numbers of two settings that are the same runs on these data, as both batch sizes take all samples."""
+    full = splits.full_batch(seed)
+    found: dict[Setting, int] = {}
+    for number, setting in enumerate(settings):
+        in_effect = replace(setting, batch_size=None) if (setting.batch_size or 0) >= full else setting
+        if in_effect in found:
+            return found[in_effect], number
+        found[in_effect] = number
+    return None
+
+
+def check_different_runs(settings: Sequence[Setting], splits: DataSplits, seed: int) -> None:
+    """Raise for two settings that are the same runs: they would count as two that agree."""
+    if pair := same_runs(settings, splits, seed):
+        sizes = " and ".join(str(settings[number].batch_size) for number in pair)
+        raise ValueError(
+            f"settings {pair[0]} and {pair[1]} are the same runs: the batch sizes {sizes} both take all "
+            f"{splits.full_batch(seed)} training samples at once; leave one of them out"
+        )
 
 
 def check_engine(settings: Sequence[Setting], engine: str) -> None:

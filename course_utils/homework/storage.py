@@ -9,6 +9,8 @@ import hashlib
 import json
 import math
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +25,7 @@ from course_utils.homework.results import ComparedRuns
 from course_utils.homework.runs import ENGINES, RunRecord, logged_epochs
 from course_utils.homework.settings import NAMES, Setting
 
-FORMAT = "course_utils.homework comparison 1"
+FORMAT = "course_utils.homework comparison 2"
 LOG_FORMAT = "course_utils.homework log 1"
 MAX_BYTES = 16 * 2**20  # about 10,000 runs
 MAX_AUTHOR = 200  # characters, as the next one
@@ -31,7 +33,7 @@ MAX_VERSIONS = 300
 MAX_SETTINGS, MAX_SEEDS = 10_000, 10_000
 MAX_PROBLEMS = 20  # of one file; more would bury the first
 FIELDS = ("data", "data_digest", "metric", "validation", "engine")  # of a comparison, in JSON as they are
-KEYS = ("format", "author", *FIELDS, "sizes", "settings", "seeds", "runs", "summary", "curves_digest")
+KEYS = ("format", "author", "plan", *FIELDS, "sizes", "settings", "seeds", "runs", "summary", "curves_digest")
 
 
 # Bytes and JSON
@@ -73,12 +75,14 @@ def to_json(value: Any) -> str:
 def parse_json(content: bytes) -> Any:
     """Strict JSON: no NaN or Infinity, no number beyond float64, no name given twice in an object.
 
+    A byte order mark in front, as some editors write it, is no part of the text.
+
     Raises:
         ValueError: what is wrong, in words.
     """
     try:
         return json.loads(
-            content.decode(),
+            content.decode("utf-8-sig"),
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
             object_pairs_hook=_without_duplicates,
@@ -125,10 +129,30 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
+# Zero-width joiners: some languages and emoji need them, and they move nothing else.
+_HARMLESS_FORMATS = "\u200c\u200d"
+
+
+def _is_plain(character: str) -> bool:
+    """Does it stand for itself, and move or end nothing around it? (Surrogates cannot even be written to a file.)"""
+    kind = unicodedata.category(character)
+    return kind not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in _HARMLESS_FORMATS
+
+
+def plain(text: str) -> str:
+    """Text from outside, in a form that can be shown and written everywhere: what is not plain is escaped.
+
+    >>> plain("a\\ud800\\rb")
+    'a\\\\ud800\\\\rb'
+    """
+    return "".join(c if _is_plain(c) else c.encode("unicode_escape").decode() for c in text)
+
+
 Check = tuple[Callable[[Any], bool], str]  # what a value must pass, and that in words
 
 
-def _wrong_values(plain: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
+def wrong_values(plain: Mapping[str, Any], checks: Mapping[str, Check]) -> list[str]:
+    """What is wrong with the values of a JSON object, in words."""
     return [
         f"{name} must be {wanted}, but is {_brief(plain[name])}"
         for name, (is_right, wanted) in checks.items()
@@ -137,7 +161,7 @@ def _wrong_values(plain: Mapping[str, Any], checks: Mapping[str, Check]) -> list
 
 
 def _is_text(value: Any, max_length: int) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= max_length
+    return isinstance(value, str) and 0 < len(value) <= max_length and all(map(_is_plain, value))
 
 
 # Runs and settings as JSON values; NaN becomes null
@@ -150,7 +174,10 @@ RUN_CHECKS: dict[str, Check] = {
     **dict.fromkeys(PARTS, _FIGURE),
     "diverged": (lambda v: isinstance(v, bool), "true or false"),
     "seconds": (lambda v: _is_number(v) and v >= 0, "a number ≥ 0"),
-    "versions": (lambda v: _is_text(v, MAX_VERSIONS), f"a text of 1 to {MAX_VERSIONS} characters"),
+    "versions": (
+        lambda v: _is_text(v, MAX_VERSIONS),
+        f"a text of 1 to {MAX_VERSIONS} characters without control characters",
+    ),
     "losses": (lambda v: isinstance(v, list) and all(map(_FIGURE[0], v)), "a list of numbers or nulls"),
 }
 
@@ -169,7 +196,7 @@ def record_from_json(plain: Any) -> RunRecord:
     names = [field.name for field in fields(RunRecord)]
     if not isinstance(plain, dict) or set(plain) != set(names):
         raise ValueError(f"a run must have exactly the keys {', '.join(names)}")
-    if problems := _wrong_values(plain, RUN_CHECKS):
+    if problems := wrong_values(plain, RUN_CHECKS):
         raise ValueError(f"a run's {problems[0]}")
     figures = {name: _nan_for_null(plain[name]) for name in (*PARTS, "seconds")}
     return RunRecord(**(plain | figures | {"losses": tuple(map(_nan_for_null, plain["losses"]))}))
@@ -190,10 +217,18 @@ def setting_to_json(setting: Setting) -> dict[str, Any]:
 # The document
 
 
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
 DOCUMENT_CHECKS: dict[str, Check] = {
-    "author": (lambda v: v is None or _is_text(v, MAX_AUTHOR), f"null or a text of 1 to {MAX_AUTHOR} characters"),
+    "author": (
+        lambda v: v is None or _is_text(v, MAX_AUTHOR),
+        f"null or a text of 1 to {MAX_AUTHOR} characters without control characters",
+    ),
+    "plan": (lambda v: v is None or _is_digest(v), "null or the SHA-256 digest of a plan"),
     "data": (lambda v: v is None or v in DATA, f"null or one of {', '.join(DATA)}"),
-    "data_digest": (lambda v: isinstance(v, str) and len(v) == 64, "a SHA-256 digest"),
+    "data_digest": (lambda v: _is_digest(v), "a SHA-256 digest"),
     "metric": (lambda v: v in tuple(METRICS), f"one of {', '.join(METRICS)}"),
     "validation": (lambda v: v in VALIDATIONS, f"one of {', '.join(VALIDATIONS)}"),
     "engine": (lambda v: v in ENGINES, f"one of {', '.join(ENGINES)}"),
@@ -211,7 +246,10 @@ def to_bytes(comparison: ComparedRuns, author: str | None) -> bytes:
         ValueError: an author that is too long or no text, or so many runs that `read_limited` would refuse the file.
     """
     if author is not None and not _is_text(author, MAX_AUTHOR):
-        raise ValueError(f"author must be a text of 1 to {MAX_AUTHOR} characters, but is {describe_value(author)}")
+        raise ValueError(
+            f"author must be a text of 1 to {MAX_AUTHOR} characters without control characters, but is "
+            f"{describe_value(author)}"
+        )
     content = (to_json(_to_document(comparison, author)) + "\n").encode()
     if len(content) > MAX_BYTES:
         raise ValueError(f"the file would have more than {MAX_BYTES / 2**20:g} MiB; compare fewer runs at a time")
@@ -234,6 +272,7 @@ def _to_document(comparison: ComparedRuns, author: str | None) -> dict[str, Any]
     return {
         "format": FORMAT,
         "author": author,
+        "plan": comparison.plan,
         **{name: getattr(comparison, name) for name in FIELDS},
         "sizes": list(comparison.sizes),
         "settings": [setting_to_json(setting) for setting in comparison.settings],
@@ -246,9 +285,15 @@ def _to_document(comparison: ComparedRuns, author: str | None) -> dict[str, Any]
 
 def summary_to_json(comparison: ComparedRuns) -> list[dict[str, Any]]:
     """The summary's figures."""
-    names = ["setting", "mean", "std", "n", "diverged", "rank", "tied_with_best"]
+    names = ["setting", "mean", "std", "n", "diverged", "rank"]
     rows = comparison.summary()[names].to_dict("records")
     return [{name: _null_for_nan(value) for name, value in row.items()} for row in rows]
+
+
+def runs_digest(comparison: ComparedRuns) -> str:
+    """SHA-256 of all runs, the measured seconds included, which no two honest comparisons share."""
+    settings = [setting_to_json(setting) for setting in comparison.settings]
+    return hashlib.sha256(to_json([settings, [*map(record_to_json, comparison.records)]]).encode()).hexdigest()
 
 
 def curves_digest(records: Sequence[RunRecord]) -> str:
@@ -275,14 +320,14 @@ def from_document(document: Any) -> dict[str, Any]:
         BadDocument: what is wrong with it.
     """
     _check_top(document)
-    settings, seeds = _read_settings(document["settings"]), _read_seeds(document["seeds"])
+    settings, seeds = read_settings(document["settings"]), read_seeds(document["seeds"])
     records = _read_runs(document["runs"], settings, seeds, document["metric"])
     return {
         "settings": settings,
         "seeds": seeds,
         "records": records,
         "sizes": tuple(document["sizes"]),
-        **{name: document[name] for name in (*FIELDS, "author")},
+        **{name: document[name] for name in (*FIELDS, "author", "plan")},
     }
 
 
@@ -296,10 +341,15 @@ def _check_top(document: Any) -> None:
         raise BadDocument([f"this is not a file that Comparison.save of this version wrote (format {FORMAT!r})"])
     missing, foreign = (sorted(map(str, a)) for a in (set(KEYS) - set(document), set(document) - set(KEYS)))
     _refuse([f"the key {name!r} is missing" for name in missing] + [f"{_brief(n)} is a foreign key" for n in foreign])
-    _refuse(_wrong_values(document, DOCUMENT_CHECKS))
+    _refuse(wrong_values(document, DOCUMENT_CHECKS))
 
 
-def _read_settings(plain: Any) -> tuple[Setting, ...]:
+def read_settings(plain: Any) -> tuple[Setting, ...]:
+    """The settings that a list of JSON objects describes.
+
+    Raises:
+        BadDocument: what is wrong with it; so does `read_seeds`.
+    """
     if not isinstance(plain, list) or not 0 < len(plain) <= MAX_SETTINGS:
         raise BadDocument([f"settings must be a list of 1 to {MAX_SETTINGS} settings"])
     settings, problems = [], []
@@ -321,7 +371,8 @@ def _read_settings(plain: Any) -> tuple[Setting, ...]:
     return tuple(settings)
 
 
-def _read_seeds(plain: Any) -> tuple[int, ...]:
+def read_seeds(plain: Any) -> tuple[int, ...]:
+    """Different whole numbers that a run can have as its seed."""
     if not isinstance(plain, list) or not 0 < len(plain) <= MAX_SEEDS:
         raise BadDocument([f"seeds must be a list of 1 to {MAX_SEEDS} seeds"])
     if not all(_is_whole(seed) and 0 <= seed < 2**32 for seed in plain):

@@ -1,11 +1,13 @@
 """A class: good files in a table, bad ones with their problems."""
 
 import json
+import os
+import re
 
 import pandas as pd
 import pytest
 
-from course_utils.homework import collect_class
+from course_utils.homework import collect_class, compare, register
 from tests.support.homework import resigned
 from tests.support.html import Page, assert_self_contained
 
@@ -58,13 +60,90 @@ class TestClass:
         assert {"script", "img", "b"}.isdisjoint(tag for tag, _ in preview.tags)
         assert "<script>a.json" in preview.text
 
-    def test_runs_are_repeated_on_request(self, class_folder):
+    def test_p4_runs_are_repeated_by_default(self, class_folder):
+        """P4: nothing was repeated unless the teacher asked for it."""
         document = json.loads((class_folder / "ada.json").read_text())
         for run in document["runs"]:
             run["validation"] = 1.0
         (class_folder / "ada.json").write_text(json.dumps(resigned(document)))
-        assert "ada.json" in collect_class(class_folder).comparisons
-        assert "not reproduced" in collect_class(class_folder, rerun=8, seed=1).problems["ada.json"][0]
+        assert "ada.json" in collect_class(class_folder, rerun=0).comparisons
+        assert "not reproduced" in collect_class(class_folder).problems["ada.json"][0]
+
+    def test_p6_no_author_and_no_file_name_stops_a_class(self, class_folder, tmp_path):
+        """P6: a lone surrogate as the author, or a file name that is not UTF-8, stopped figures, CSV and report."""
+        document = (class_folder / "bob.json").read_text()
+        (class_folder / "eva.json").write_text(document.replace('"author":null', '"author":"\\ud800"'))
+        (class_folder / os.fsdecode(b"b\xff\n.json")).write_text(document)
+        (class_folder / "back\\udcff.json").write_text(document.replace('"author":null', '"author":"ガ 🙂 $x{"'))
+        report = collect_class(class_folder, rerun=0)
+        assert {"b\\udcff\\n.json", "back\\\\udcff.json"} < set(report.table["file"])
+        assert report.problems["eva.json"] == (
+            "author must be null or a text of 1 to 200 characters without control characters, but is '\\ud800'",
+        )
+        report.to_csv(tmp_path / "class.csv")
+        assert len(pd.read_csv(tmp_path / "class.csv")) == 8
+        report.report(tmp_path / "class.html")
+        assert "ガ 🙂 $x{" in assert_self_contained(tmp_path / "class.html", images=3)
+
+    def test_p27_upper_case_and_copies(self, class_folder):
+        """P27: *.JSON was missed, and equal files under two names were not flagged; nor a copy with a new author."""
+        document = json.loads((class_folder / "ada.json").read_text())
+        (class_folder / "zoe.JSON").write_text(json.dumps(document | {"author": "Zoe"}))
+        table = collect_class(class_folder, rerun=0).table.set_index("file")
+        assert table["same_runs_as"].to_dict() == {
+            **{"ada.json": "eve.json; zoe.JSON", "bob.json": "", "eve.json": "ada.json; zoe.JSON"},
+            "zoe.JSON": "ada.json; eve.json",  # all three are the same fixture
+        }
+
+    def test_p1_the_table_shows_the_seeds(self, class_folder, tmp_path):
+        """P1: and those that were picked are a problem, unless the teacher has set where they begin."""
+        compare({"lr": [0.1, 0.2]}, seeds=range(7, 12), epochs=2, progress=False).save(class_folder / "seven.json")
+        report = collect_class(class_folder, rerun=0)
+        assert report.table["seed_range"].tolist() == ["0 to 4", "0 to 2", "0 to 4"]
+        assert "must be 0 to 4" in report.problems["seven.json"][0]
+        assert collect_class(class_folder, rerun=0, first_seed=7).table["file"].tolist() == ["seven.json"]
+
+    def test_plans_lie_beside_the_submissions(self, class_folder):
+        plan = register({"lr": [0.1, 0.2]}, seeds=2, epochs=2)
+        plan.save(class_folder / "plan.json")
+        compare({"lr": [0.1, 0.2]}, seeds=2, epochs=2, progress=False, plan=plan).save(class_folder / "planned.json")
+        other = register({"lr": [0.1, 0.3]}, seeds=2, epochs=2)
+        compare({"lr": [0.1, 0.3]}, seeds=2, epochs=2, progress=False, plan=other).save(class_folder / "secret.json")
+        table = collect_class(class_folder, rerun=0).table.set_index("file")
+        assert "plan.json" not in table.index
+        assert table["plan"]["ada.json"] == "none"
+        assert table["plan"]["planned.json"] == "kept (plan.json)"
+        assert table["plan"]["secret.json"] == f"kept (not in this folder, digest {other.digest[:12]}…)"
+
+    def test_f19_a_byte_order_mark_is_no_part_of_the_file(self, class_folder):
+        """F19: Notepad writes one."""
+        path = class_folder / "ada.json"
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        assert "ada.json" in collect_class(class_folder, rerun=0).comparisons
+
+    @pytest.mark.parametrize(
+        "name", ["=1", " =1", "\u00a0=1", "+1", " -1", "@a", "a;=1", "a; =1", "＝1", "x,@SUM(1)", "|-1"]
+    )
+    def test_f7_no_cell_starts_a_formula(self, name, tmp_path, small, class_folder):
+        """F7: however a spreadsheet cuts the line."""
+        (class_folder / "eve.json").unlink()
+        small.save(class_folder / "eve.json", author=name)
+        collect_class(class_folder, rerun=0).to_csv(tmp_path / "class.csv")
+        text = (tmp_path / "class.csv").read_text("utf-8-sig")
+        assert len(text.splitlines()) == 1 + 5
+        for cell in re.split('[,;|\t\n"]+', text):
+            assert not cell.lstrip().startswith(tuple("=+-@＝＋－＠")) or re.fullmatch(r"-?[\d.e-]+", cell)
+
+    @pytest.mark.parametrize("name", ["\r=1+1", "a\nb", "a\tb", "\x00", "\u202eabc", "\u2028", "\ufeff=1"])
+    def test_f7_control_characters_are_refused_in_authors_and_escaped_in_file_names(self, name, tmp_path, small):
+        """F7: an author "\\r=1+1" split the row."""
+        with pytest.raises(ValueError, match="without control characters"):
+            small.save(tmp_path / "a.json", author=name)
+        if "\0" in name:
+            return  # no file can have this name
+        small.save(tmp_path / f"{name}.json", author="me")
+        collect_class(tmp_path, rerun=0).to_csv(tmp_path / "class.csv")
+        assert len((tmp_path / "class.csv").read_text("utf-8-sig").splitlines()) == 2
 
     def test_a_class_of_bad_files(self, tmp_path):
         (tmp_path / "a.json").write_text("?")

@@ -51,6 +51,22 @@ class TestCompare:
         with pytest.raises(FrozenInstanceError):
             comparison.data = "digits"
 
+    def test_p21_two_settings_that_are_the_same_runs_are_refused(self):
+        """P21: batch sizes None and 1,000 on 90 samples were counted as two settings that agree."""
+        grid = {"lr": [0.1, 0.2], "batch_size": [None, 89, 90]}
+        with pytest.raises(
+            ValueError, match="settings 0 and 2 are the same runs: the batch sizes None and 90 .* all 90"
+        ):
+            compare(grid, seeds=1, epochs=1, progress=False)
+        with pytest.raises(ValueError, match="97 and 1000 both take all 96"):
+            compare({"batch_size": [97, 1000]}, seeds=1, epochs=1, validation="repeated_kfold", progress=False)
+        assert len(compare({"batch_size": [None, 89]}, seeds=1, epochs=1, progress=False).settings) == 2
+
+    @pytest.mark.parametrize("seeds", [np.arange(3), torch.arange(3), np.int64(3), range(3)])
+    def test_p24_seeds_in_any_form(self, seeds):
+        """P24: an array of seeds."""
+        assert compare({"lr": [0.1]}, seeds=seeds, epochs=1, progress=False).seeds == (0, 1, 2)
+
     @pytest.mark.parametrize(
         ("changes", "error", "message"),
         [

@@ -9,9 +9,9 @@ import course_utils.homework
 
 PACKAGE = Path(course_utils.homework.__file__).parent
 ORDER = (
-    *("settings", "data", "metrics"),
+    *("settings", "data", "metrics", "statistics"),
     *("engine.base", "engine.reference", "engine.optimizers", "engine.stacks", "engine.batched"),
-    *("runs", "results", "plotting", "storage", "comparison", "submission", "classroom"),
+    *("runs", "results", "plotting", "storage", "plans", "comparison", "submission", "classroom"),
 )
 
 

@@ -1,18 +1,22 @@
 """Handing in: honest files are in order, forgeries are found and named, nothing in a file raises."""
 
+import contextlib
+import copy
 import json
 import os
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils.homework import Comparison, Setting, compare, submission, validate_submission
+from course_utils.homework import Comparison, Setting, compare, register, submission, validate_submission
 from course_utils.homework.data import load_splits
-from course_utils.homework.runs import Item
+from course_utils.homework.runs import Item, RunRecord
 from course_utils.homework.storage import KEYS
 from tests.support.homework import resigned, saved
 
@@ -68,7 +72,10 @@ FORGERIES = {
     "number as text": (set_run("train", "0.9"), "a run's train must be a number or null, but is '0.9'"),
     "truth as number": (set_run("train", True), "must be a number or null, but is True"),
     "giant number": (set_run("train", 10**400), "must be a number or null"),
-    "no versions": (set_run("versions", ""), "versions must be a text of 1 to 300 characters, but is ''"),
+    "no versions": (
+        set_run("versions", ""),
+        "versions must be a text of 1 to 300 characters without control characters, but is ''",
+    ),
     "short curve": (edited(lambda d: d["runs"][0]["losses"].pop()), "a curve of 39 points, but 40 belong"),
     "negative curve": (edited(lambda d: d["runs"][0].update(losses=[-1] * 40)), "negative training loss"),
     "curve without end": (edited(lambda d: d["runs"][0].update(losses=[None] * 40)), "not marked as diverged"),
@@ -183,13 +190,13 @@ class TestSubmission:
 
     def test_chaotic_runs_are_judged_by_their_own_spread(self):
         splits, item = load_splits("iris", "holdout"), Item(0, Setting(16, lr=3.0, batch_size=8, epochs=60), 0)
-        claim = submission.repeat(submission.perturbed(splits, 99), item, "loss")
-        found = submission.repeat(splits, item, "loss")
+        (claim,) = submission.repeat(submission.perturbed(splits, 99), [item], "loss")
+        (found,) = submission.repeat(splits, [item], "loss")
         assert claim.losses != pytest.approx(found.losses, abs=1e-3)  # another computer's rounding changes the curve
         comparison = Comparison(
             (item.setting,), (0,), (claim,), (90, 30, 30), "iris", splits.digest, "loss", "holdout", "auto"
         )
-        assert submission.not_reproduced(comparison, splits, claim, 1e-3) == []
+        assert submission.rerun_problems(comparison, [claim], 1, 1e-3) == []
 
     @pytest.mark.parametrize(
         ("options", "error"),
@@ -198,8 +205,269 @@ class TestSubmission:
             ({"rerun": 1.5}, TypeError),
             ({"tolerance": 0}, ValueError),
             ({"seed": -1}, ValueError),
+            ({"first_seed": -1}, ValueError),
+            ({"plan": "plan.json"}, TypeError),
         ],
     )
     def test_bad_arguments(self, options, error, tmp_path):
         with pytest.raises(error):
             validate_submission(tmp_path / "a.json", **options)
+
+
+# Careful forgeries: everything fits together, and the figures are possible
+
+
+@pytest.fixture(scope="module")
+def honest() -> dict[str, Comparison]:
+    """What the forgers had before they became forgers."""
+    widths_and_rates = {"hidden_features": [2, 4, 8, 16], "lr": [0.01, 0.03, 0.1, 0.3, 1.0]}
+    chaos = {"hidden_features": [8, 16], "lr": [3.0, 5.0], "batch_size": 8}
+    options = {"epochs": 40, "progress": False}
+    return {
+        "twenty": compare(widths_and_rates, seeds=5, **options),
+        "chaos": compare(chaos, seeds=6, **options),
+        "loss": compare({"lr": [0.1, 0.15]}, seeds=5, metric="loss", **options),
+        "f1": compare({"lr": [0.1, 0.3]}, seeds=5, metric="f1_macro", **options),
+        "folds": compare({"lr": [0.1, 0.3]}, seeds=5, validation="repeated_kfold", **options),
+        "diverging": compare({"lr": [1e25, 0.1]}, seeds=5, **options),
+        "other seeds": compare({"lr": [0.1, 0.3]}, seeds=[3, 14, 15, 92, 65], **options),
+        "later seeds": compare({"lr": [0.1, 0.3]}, seeds=range(100, 105), **options),
+        "planned": compare(
+            {"lr": [0.1, 0.3]}, seeds=5, plan=register({"lr": [0.1, 0.3]}, seeds=5, epochs=40), **options
+        ),
+    }
+
+
+def best_of(document: dict) -> int:
+    return document["summary"][0]["setting"]
+
+
+def add_samples(document: dict, part: str, favourite: int, rivals: int = 0, step: float = 1 / 30) -> None:
+    """Move a figure of every run by whole samples, within what is possible."""
+    best = best_of(document)
+    for run in document["runs"]:
+        moved = run[part] + step * (favourite if run["setting"] == best else rivals)
+        run[part] = min(1.0, max(0.0, moved))
+
+
+def all_right(document: dict) -> None:
+    """The last setting wins in every seed."""
+    for run in document["runs"][-5:]:
+        run["validation"] = 1.0
+
+
+def mark_rivals_as_diverged(document: dict) -> None:
+    for run in document["runs"]:
+        run["diverged"] = run["setting"] != 7
+
+
+def unmark(document: dict) -> None:
+    for run in document["runs"]:
+        run["diverged"] = False
+        run["losses"] = [0.5 if loss is None else loss for loss in run["losses"]]
+
+
+def move_losses(amount: float):
+    def change(document: dict) -> None:
+        best = best_of(document)
+        for run in document["runs"]:
+            run["validation"] += -amount if run["setting"] == best else amount
+
+    return change
+
+
+def count_a_run_twice(document: dict) -> None:
+    document["settings"].append(document["settings"][-1] | {"batch_size": 1000})
+    document["runs"] += [run | {"setting": len(document["settings"]) - 1} for run in document["runs"][-5:]]
+
+
+def claim_a_network(widths: list[int], epochs: int):
+    def change(document: dict) -> None:
+        document["settings"][0].update(hidden_features=widths, epochs=epochs)
+        for run in document["runs"][:5]:
+            run["losses"] = [0.5] * min(epochs, 100)
+
+    return change
+
+
+def exchange(*names: str):
+    """Exchange figures of the best and the last setting, seed by seed."""
+
+    def change(document: dict) -> None:
+        best, last = (document["summary"][place]["setting"] for place in (0, -1))
+        rows = [[run for run in document["runs"] if run["setting"] == number] for number in (best, last)]
+        for first, second in zip(*rows, strict=True):
+            for name in names:
+                first[name], second[name] = second[name], first[name]
+
+    return change
+
+
+def report_the_lucky_seed(document: dict) -> None:
+    best = best_of(document)
+    rows = [run for run in document["runs"] if run["setting"] == best]
+    lucky = max(rows, key=lambda run: run["validation"])
+    for run in rows:
+        run.update({name: lucky[name] for name in ("train", "validation", "test")})
+        run["losses"] = list(lucky["losses"])
+
+
+def turn_seeds(document: dict) -> None:
+    """The figures of seed k for seed k + 1, in the best setting: its hard splits no longer meet those of the rivals."""
+    best = best_of(document)
+    rows = [run for run in document["runs"] if run["setting"] == best]
+    old = copy.deepcopy(rows)
+    for run, before in zip(rows, old[-1:] + old[:-1], strict=True):
+        run.update({name: before[name] for name in ("train", "validation", "test", "losses")})
+
+
+def smoother_curves(document: dict) -> None:
+    best = best_of(document)
+    for run in document["runs"]:
+        if run["setting"] == best:
+            run["losses"] = [round(loss * 0.99, 6) for loss in run["losses"]]
+
+
+def better_rate(document: dict) -> None:
+    """The runs are those of another learning rate than the file says."""
+    for setting in document["settings"]:
+        setting["lr"] *= 1.01
+
+
+def set_key(name, value):
+    return lambda document: document.update({name: value})
+
+
+# What the review and the public reports found, then ten more. Each: the honest file, the change, a part of the verdict.
+CAREFUL = {
+    "P1: seeds that were picked": ("other seeds", lambda d: None, "must be 0 to 4"),
+    "P1: seeds from a place of one's own": ("later seeds", lambda d: None, "must be 0 to 4"),
+    "P2: one sample for the favourite, one off its rivals": (
+        "twenty",
+        lambda d: add_samples(d, "validation", 1, -1),
+        "reprod",
+    ),
+    "P2: three samples in chaos": ("chaos", lambda d: add_samples(d, "validation", 3, -3), "reprod"),
+    "P3: rivals marked as diverged": ("twenty", mark_rivals_as_diverged, "says that it diverged, but it did not"),
+    "P3: diverged runs unmarked": ("diverging", unmark, "says that it did not diverge, but it diverged"),
+    "P4: one setting of twenty": ("twenty", all_right, "its validation figure is 1, but"),
+    "P6: an author that cannot be written": ("twenty", set_key("author", "\ud800"), "author must be"),
+    "P7: a network of 36 GB": ("twenty", claim_a_network([10**8], 1), "GiB of memory"),
+    "P21: a run counted as two settings": ("twenty", count_a_run_twice, "settings 19 and 20 are the same runs"),
+    "F7: an author that begins a row": ("twenty", set_key("author", "\r=1+1"), "author must be"),
+    "F7: versions that begin a row": ("twenty", lambda d: d["runs"][0].update(versions="a\n=1+1"), "versions must be"),
+    "a plan that nobody registered": ("twenty", set_key("plan", "0" * 64), "is not what that plan says"),
+    "the plan of something else": ("planned", lambda d: d["settings"][0].update(lr=0.2), "is not what that plan says"),
+    "losses moved by less than the tolerance": ("loss", move_losses(9e-4), "in favour of the best setting"),
+    "test figures of the favourite": ("twenty", lambda d: add_samples(d, "test", -1), "its test figure is"),
+    "a thousandth on folds": (
+        "folds",
+        lambda d: add_samples(d, "validation", -1, 0, 0.001),
+        "its validation figure is",
+    ),
+    "half a thousandth of F1": (
+        "f1",
+        lambda d: add_samples(d, "validation", -1, 0, 0.0005),
+        "its validation figure is",
+    ),
+    "two settings exchanged": ("twenty", exchange("train", "validation", "test", "losses"), "is not reproduced"),
+    "only their validation figures exchanged": ("twenty", exchange("validation"), "is not reproduced"),
+    "the lucky seed in place of all": ("twenty", report_the_lucky_seed, "is not reproduced"),
+    "pairs that do not belong together": ("twenty", turn_seeds, "is not reproduced"),
+    "smoother curves": ("twenty", smoother_curves, "its curve differs"),
+    "a slightly better learning rate": ("twenty", better_rate, "its curve differs"),
+    "hours in many layers": ("twenty", claim_a_network([1] * 20_000, 100), "would take about"),
+}
+
+
+class TestCarefulForgeries:
+    @pytest.mark.parametrize("name", CAREFUL)
+    def test_none_gets_through(self, name, honest, tmp_path):
+        """P1, P2, P3, P4, P6, P7, P21, F7, and more that were invented: with the usual three runs repeated."""
+        source, change, message = CAREFUL[name]
+        document = saved(tmp_path / "honest.json", honest[source])
+        change(document)
+        with contextlib.suppress(ValueError):  # what cannot even be read
+            document = resigned(document)
+        (tmp_path / "a.json").write_text(json.dumps(document))
+        for seed in range(3):
+            verdict = validate_submission(tmp_path / "a.json", seed=seed)
+            assert not verdict.ok
+            assert re.search(message, str(verdict)), verdict
+            assert str(verdict).isprintable() or "\n" in str(verdict)
+
+    def test_the_same_files_are_in_order_without_the_change(self, honest, tmp_path):
+        for name, comparison in honest.items():
+            comparison.save(tmp_path / f"{name}.json")
+            first_seed = 100 if name == "later seeds" else 0
+            verdict = validate_submission(tmp_path / f"{name}.json", rerun=12, seed=0, first_seed=first_seed)
+            assert verdict.ok == (name != "other seeds"), verdict
+
+    @pytest.mark.slow
+    def test_p2_honest_files_of_a_computer_that_rounds_otherwise_are_in_order(self, tmp_path):
+        """P2: accuracies must be equal, but not those of chaos: the loop rounds otherwise than the batched engine."""
+        grids = {
+            "accuracy": {"lr": [0.3, 3.0, 10.0], "batch_size": [8, None], "hidden_features": 16},
+            "f1_macro": {"lr": [0.03, 0.3], "dropout": [0, 0.3], "optimizer": "adam", "batch_size": 16},
+            "loss": {"lr": [0.3, 3.0], "hidden_features": [8, [16, 16]], "activation": "tanh"},
+        }
+        for metric, grid in grids.items():
+            comparison = compare(grid, seeds=4, epochs=60, metric=metric, engine="loop", progress=False)
+            comparison.save(tmp_path / f"{metric}.json")
+            verdict = validate_submission(tmp_path / f"{metric}.json", rerun=len(comparison), seed=0)
+            assert verdict.ok, verdict
+
+    def test_p4_the_best_and_the_runner_up_are_repeated_first(self, honest):
+        """P4: a uniform draw of three found one forged setting of twenty in 14 of 100 files."""
+        comparison = honest["twenty"]
+        first, second = comparison.summary()["setting"].tolist()[:2]
+        seeds = set()
+        for seed in range(20):
+            drawn = submission.draw(comparison, 15, seed)
+            assert [record.setting for record in drawn[:2]] == [first, second]
+            assert len({(record.setting, record.seed) for record in drawn}) == 15
+            seeds.add(drawn[0].seed)
+        assert len(seeds) > 1
+        assert len(submission.draw(comparison, 10**6, 0)) == len(comparison)
+
+    def test_p2_the_sum_has_a_direction(self, honest):
+        """P2: differences that only chaos explains are no problem unless they favour the best setting together."""
+        comparison = honest["chaos"]
+        best = comparison.best().setting
+        copies = np.array([[0.5, 0.5 + step, 0.5] for step in (-0.1, 0.0, 0.1) * 2])
+
+        def repetition(number: int, difference: float) -> submission.Repetition:
+            records = [RunRecord(number, 0, 0.5, 0.5 + d, 0.5, False, 0.1, "none", ()) for d in (difference, 0.0)]
+            return submission.Repetition(*records, copies, np.full(3, 1e-9), np.full(3, 0.3))
+
+        honest_ones = [repetition(number, 0.1 * sign) for number in range(4) for sign in (-1, 1)]
+        assert submission.favoured(comparison, honest_ones, "validation") == []
+        against = [repetition(number, -0.25 if number == best else 0.25) for number in (*range(4), best, best)]
+        assert submission.favoured(comparison, against, "validation") == []
+        for_it = [repetition(number, 0.25 if number == best else -0.25) for number in (*range(4), best, best)]
+        (text,) = submission.favoured(comparison, for_it, "validation")
+        assert "in favour of the best setting, by 1.5 in sum" in text
+        assert submission.favoured(comparison, for_it, "test") == []
+
+    def test_p7_memory_is_estimated(self):
+        """P7: hidden_features=10**8 passed the estimate of time."""
+        splits = load_splits("iris", "holdout")
+        assert submission.estimated_bytes(Setting(10**8, epochs=1), splits) > 16 * 10**9
+        assert submission.estimated_bytes(Setting(1000), splits) < 10**8
+        assert submission.estimated_bytes(Setting([2000, 2000]), splits) < submission.MAX_MEMORY
+
+
+class TestPlans:
+    def test_a_plan_that_was_handed_in_must_be_kept(self, honest, tmp_path):
+        honest["planned"].save(tmp_path / "planned.json")
+        honest["twenty"].save(tmp_path / "without.json")
+        plan = register({"lr": [0.3, 0.1]}, seeds=5, epochs=40)
+        assert honest["planned"].plan == plan.digest
+        assert validate_submission(tmp_path / "planned.json", plan=plan).ok
+        other = register({"lr": [0.1, 0.3]}, seeds=5, epochs=50)
+        verdict = validate_submission(tmp_path / "planned.json", plan=other)
+        assert verdict.problems == ("it is not what was planned: settings differ(s) from the plan",)
+        assert "settings differ" in str(validate_submission(tmp_path / "without.json", plan=plan))
+        unnamed = replace(honest["planned"], plan=None)
+        unnamed.save(tmp_path / "unnamed.json")
+        assert "does not name the plan" in str(validate_submission(tmp_path / "unnamed.json", plan=plan))
