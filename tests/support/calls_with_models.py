@@ -265,7 +265,7 @@ CALLS: dict[str, Call] = {
     ),
     "capstone.measure_robustness": Call(
         "pictures",
-        lambda c: capstone.measure_robustness(c.model, c.data, eps=[0.0, 0.1], steps=2, **c.options).accuracy,
+        lambda c: capstone.measure_robustness(c.model, c.data, eps=[0, 0.02], steps=2, **c.options).accuracy,
     ),
     "capstone.train_model": Call("pictures", train_model),
     "capstone.bfloat16_is_faster": Call(
