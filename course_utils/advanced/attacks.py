@@ -266,7 +266,8 @@ class _Box:
         return torch.minimum(torch.maximum(x, at_least_float32(self.lower)), at_least_float32(self.upper))
 
     def random_point(self, x: Tensor, seed: int | None) -> Tensor:
-        share = 2 * torch.rand(x.shape, generator=make_generator(seed)).to(x) - 1
+        # The default dtype of the caller would change the numbers that a seed draws.
+        share = 2 * torch.rand(x.shape, generator=make_generator(seed), dtype=torch.float32).to(x) - 1
         return self.clamp(x + share * (self.eps / self.std).clamp(max=torch.finfo(x.dtype).max / 4).to(x.dtype))
 
 

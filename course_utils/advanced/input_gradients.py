@@ -118,6 +118,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def check_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:
     """The inputs as a leaf of their own, without the caller's graph."""
+    if isinstance(inputs, (tuple, list, Mapping)):
+        raise TypeError(
+            f"{name} must be one torch.Tensor here, but is {describe_value(inputs)}; for a model with several inputs "
+            "pass a module that takes one and holds the others fixed (integrated_gradients takes several)"
+        )
     if isinstance(inputs, Tensor) and not inputs.is_floating_point():
         raise TypeError(
             f"{name} must have a floating point dtype, because gradients are taken by them, but is "

@@ -414,7 +414,7 @@ class Calibration:
         )
 
 
-def calibrate_model(model: nn.Module, data: ImageData) -> Calibration:
+def calibrate_model(model: nn.Module, data: ImageData, *, task: str = "multiclass") -> Calibration:
     """Fit a temperature on the validation images, apply it, and report the test images before and after.
 
     The predicted classes stay the same: dividing logits by one number keeps their order.
@@ -422,14 +422,16 @@ def calibrate_model(model: nn.Module, data: ImageData) -> Calibration:
     Args:
         model: normalised images → logits (N, C). It is not changed; `.model` of the result shares its parameters.
         data: from `load_cifar10`; normalised with its statistics.
+        task: "multiclass" or "binary", as in `predict_logits`.
     """
     model = check_model(model)
     check_data(data)
-    statistics = data.mean, data.std
-    logits = predict_logits(model, data.validation.images, normalization=statistics)
-    scaler = temperature_scaling(logits, data.validation.target)
-    test = predict_logits(model, data.test.images, normalization=statistics)
-    before, after = (evaluate_logits(z, data.test.target, data.class_names) for z in (test, scaler(test)))
+    options = {"task": task, "normalization": (data.mean, data.std)}
+    logits = predict_logits(model, data.validation.images, **options)  # (N, C), for binary (N, 2) with the columns 0, z
+    scaler = temperature_scaling(logits[:, 1:] if task == "binary" else logits, data.validation.target, task=task)
+    test = predict_logits(model, data.test.images, **options)
+    scaled = test / scaler.temperature.to(test)
+    before, after = (evaluate_logits(z, data.test.target, data.class_names) for z in (test, scaled))
     return Calibration(_Calibrated(model, scaler), float(scaler.temperature), before, after)
 
 

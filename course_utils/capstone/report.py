@@ -60,6 +60,7 @@ def write_report(
     *,
     history: TrainingHistory | None = None,
     run: Mapping[str, Any] | None = None,
+    task: str = "multiclass",
 ) -> dict[str, Any]:
     """Evaluate, calibrate, attack and explain a classifier, and write what came out.
 
@@ -72,6 +73,7 @@ def write_report(
         folder: is made if it does not exist.
         history: of the training, for its curves.
         run: settings to keep in run.json.
+        task: "multiclass" or "binary", as in `predict_logits`.
 
     Returns:
         What metrics.json holds.
@@ -86,16 +88,16 @@ def write_report(
         raise FileExistsError(f"{folder} holds a report already, and it is not overwritten; name another folder")
     check_writable(folder / "report.html")  # fail now rather than after a long evaluation
 
-    calibration = calibrate_model(model, data)
+    calibration = calibrate_model(model, data, task=task)
     before, after = calibration.before, calibration.after
-    curve = measure_robustness(calibration.model, data, num_samples=200)
+    curve = measure_robustness(calibration.model, data, num_samples=200, task=task)
     worst = readings_of(after, after.worst_first()[:12])
     figures = {"training": plot_training(history)} if history is not None and len(history) else {}
     figures |= visualize_results(before, data.test.images, calibrated=after)
     figures["worst_mistakes"] = plot_readings(worst, data.test.images)
     figures["risk_coverage"] = plot_risk_coverage({"calibrated model": after.risk_coverage()})
     figures["robustness"] = plot_robustness({"the model": curve})
-    figures |= _explanations(model, data, before.predictions)
+    figures |= _explanations(model, data, before.predictions, task)
 
     metrics = {
         "data": data.name,
@@ -138,19 +140,22 @@ def _training_record(history: TrainingHistory | None) -> dict[str, Any] | None:
     }
 
 
-def _explanations(model: nn.Module, data: ImageData, predictions: Tensor, *, num_images: int = 6) -> dict[str, Figure]:
+def _explanations(
+    model: nn.Module, data: ImageData, predictions: Tensor, task: str, *, num_images: int = 6
+) -> dict[str, Figure]:
     """Grad-CAM and integrated gradients for three right and three wrong predictions, as far as there are any."""
     right = predictions == data.test.target
     index = torch.cat([torch.nonzero(kind)[: num_images // 2, 0] for kind in (right, ~right)])
-    device = next(parameter.device for parameter in model.parameters())
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     x = normalize(data.test.images[index], data.mean, data.std).to(device, dtype_of(model))
     predicted = predictions[index].to(device)
     shown = data.test.images[index] / 255
     names = [f"{'✓' if right[i] else '✗'} {literal(data.class_names[predictions[i]])}" for i in index.tolist()]
-    attributions = integrated_gradients(model, x, predicted)  # the baseline 0 is the mean colour of normalised images
+    # The baseline 0 is the mean colour of normalised images.
+    attributions = integrated_gradients(model, x, predicted, task=task)
     figures = {"integrated_gradients": visualize_attributions(shown, attributions.cpu(), titles=names)}
     if isinstance(model, NormalizedImageClassifier):
-        cam = grad_cam(model, x, model.cam_layer, predicted)
+        cam = grad_cam(model, x, model.cam_layer, predicted, task=task)
         figures = {"grad_cam": visualize_attributions(shown, cam.cpu(), titles=names)} | figures
     return figures
 

@@ -48,6 +48,7 @@ def measure_robustness(
     eps: float | Sequence[float] = (0.0, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255),
     steps: int = 10,
     num_samples: int | None = 500,
+    task: str = "multiclass",
     seed: int = 0,
 ) -> RobustnessCurve:
     """Attack test images with PGD, and count what stays right.
@@ -62,6 +63,7 @@ def measure_robustness(
         eps: one strength or several, each ≥ 0; 0 is the clean accuracy.
         steps: of the attack.
         num_samples: how many test images, drawn at random; None for all.
+        task: "multiclass" or "binary", as in `predict_logits`.
         seed: of that choice and of the attack's random starts.
     """
     model = check_model(model)
@@ -78,15 +80,15 @@ def measure_robustness(
     images, target = normalize(data.test.images[index], data.mean, data.std), data.test.target[index]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     images, target = images.to(device, dtype_of(model)), target.to(device)
-    standing = predict_logits(model, images).argmax(1) == target
+    standing = predict_logits(model, images, task=task).argmax(1) == target
     right = []
     for strength in strengths:
         if strength > 0 and standing.any():
             attacked = pgd_attack(
                 model, images[standing], target[standing], eps=strength, steps=steps, seed=seed,
-                normalization=(data.mean, data.std), early_stop=True,
+                normalization=(data.mean, data.std), early_stop=True, task=task,
             )  # fmt: skip
-            survived = predict_logits(model, attacked).argmax(1) == target[standing]
+            survived = predict_logits(model, attacked, task=task).argmax(1) == target[standing]
             standing = standing.masked_scatter(standing, survived)
         right.append(int(standing.sum()))
     low, high = zip(*(wilson_interval(k, n) for k in right), strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import math
@@ -26,6 +25,7 @@ from course_utils.foundation.arguments import check_count, check_logits, describ
 from course_utils.foundation.devices import choose_device
 from course_utils.foundation.evaluation import (
     check_model,
+    copy_of,
     output_tensor,
     reading,
     training_mode,
@@ -339,14 +339,15 @@ def bfloat16_is_faster(model: nn.Module, data: ImageData, *, num_images: int = 1
     A processor without instructions for bfloat16 computes it by conversion, several times slower than float32, so the
     answer is measured and not looked up.
     """
-    device = next(model.parameters()).device
+    model = check_model(model)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if device.type not in ("cpu", "cuda"):
         return False  # not tested elsewhere
     x = normalize(data.train.images[:num_images], data.mean, data.std)
     x = x.to(device, dtype_of(model), memory_format=layout(model))
 
     def seconds(amp: bool) -> float:
-        trial = copy.deepcopy(model).train()
+        trial = copy_of(model).train()
         times = []
         with isolated_randomness(0), torch.enable_grad():
             for _ in range(4):

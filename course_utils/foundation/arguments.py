@@ -57,9 +57,10 @@ def check_tensor(
         ValueError: wrong number of dimensions, no elements, NaN or Inf.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, but is {describe_value(value)}; convert it with torch.as_tensor"
-        )
+        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+        several = any(isinstance(part, Tensor) for part in parts)
+        advice = "pass a single tensor" if several else "convert it with torch.as_tensor"
+        raise TypeError(f"{name} must be a torch.Tensor, but is {describe_value(value)}; {advice}")
     if floating is True and not value.is_floating_point():
         raise TypeError(
             f"{name} must have a floating point dtype, but is {describe_value(value)}; convert it with .float()"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -150,7 +151,7 @@ def model_summary(
             else:
                 text = _torchinfo_text(clone, sizes[0], input_data)
     except Exception as error:
-        reason = error.__cause__ or error  # torchinfo wraps what happened
+        reason = textwrap.shorten(str(error.__cause__ or error), 300)  # torchinfo wraps it, and prints tensors
         shapes = ", ".join(map(str, sizes))
         advice = _advice(model, engine, given_size=input_size is not None)
         raise RuntimeError(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.iris.inference import predict
@@ -90,11 +91,12 @@ def plot_weight_distributions(
 def plot_decision_regions(
     model: nn.Module,
     x: Tensor,
-    y: Tensor,
+    y: Any,
     *,
     features: tuple[int, int] = (2, 3),
     feature_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    task: str = "multiclass",
     ax: Axes | None = None,
 ) -> Figure:
     """The classes a model assigns in the plane of two features, with the samples on top; wrong ones are circled.
@@ -104,17 +106,18 @@ def plot_decision_regions(
     values. Darker ground is more confident.
 
     Args:
-        model: returns logits (N, C).
+        model: returns logits (N, C); for "binary" (N,) or (N, 1).
         x: (N, D) samples.
-        y: (N,) class indices.
+        y: N class indices, as a tensor, list or array.
         features: the columns on the horizontal and the vertical axis.
         feature_names, class_names: D and C names; None numbers them.
+        task: "multiclass" or "binary".
         ax: draw here instead of in a new figure.
     """
     x = check_tensor(x, "x", ndim=2).detach()
-    prediction = predict(model, x)
-    num_classes = prediction.probabilities.shape[1]
-    check_labels(y, "y", num_samples=len(x), num_classes=num_classes)
+    prediction = predict(model, x, task=task)
+    num_classes = 2 if task == "binary" else prediction.probabilities.shape[1]
+    y = check_labels(y, "y", num_samples=len(x), num_classes=num_classes).to(x.device)
     across, up = features
     if across == up or not all(isinstance(feature, int) and 0 <= feature < x.shape[1] for feature in features):
         raise ValueError(f"features must be two different columns of x from 0 to {x.shape[1] - 1}, but are {features}")
@@ -129,7 +132,8 @@ def plot_decision_regions(
     plane = x.mean(0).repeat(steps * steps, 1)  # (steps², D)
     plane[:, across] = columns.repeat(steps).to(x)
     plane[:, up] = rows.repeat_interleave(steps).to(x)
-    ground = predict(model, plane)
+    ground = predict(model, plane, task=task)
+    shown = full_precision(x).cpu().numpy()  # NumPy has no bfloat16
 
     figure, ax = axes_or_new(ax, size=(6.4, 4.4))
     palette = torch.tensor([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in PALETTE])
@@ -142,7 +146,7 @@ def plot_decision_regions(
         levels = [c + 0.5 for c in range(num_classes - 1)]
         ax.contour(columns.numpy(), rows.numpy(), labels, levels=levels, colors="#444444", linewidths=1)
     for c in range(num_classes):
-        points = x[y == c].detach().cpu().numpy()
+        points = shown[(y == c).cpu().numpy()]
         ax.scatter(
             points[:, across],
             points[:, up],
@@ -152,7 +156,7 @@ def plot_decision_regions(
             linewidth=0.7,
             label=literal(names[c]),
         )
-    wrong = x[prediction.labels != y].detach().cpu().numpy()
+    wrong = shown[(prediction.labels != y).cpu().numpy()]
     if len(wrong):
         ax.scatter(
             wrong[:, across], wrong[:, up], s=160, facecolor="none", edgecolor="black", linewidth=1.5, label="wrong"

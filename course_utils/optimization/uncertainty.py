@@ -109,6 +109,10 @@ def monte_carlo_dropout(
         check_count(chunk_size, "chunk_size")
     with reading(model, seed=seed) as model, unfused_attention(), torch.no_grad():
         layers = [module for module in model.modules() if isinstance(module, _DropoutNd) and module.p > 0]
+        if not layers and any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise TypeError(
+                "the dropout layers of a scripted model cannot be watched; pass the model that it was scripted from"
+            )
         if not layers:
             raise ValueError(
                 "the model has no dropout layer with p > 0, so all samples would be equal; "
