@@ -232,11 +232,22 @@ def class_logits(outputs: Tensor, *, task: str, n: int | None = None) -> Tensor:
         z = check_logits(outputs, "the model's logits").reshape(n)
         return torch.stack([torch.zeros_like(z), z], dim=1)  # (N, 2)
     if outputs.ndim != 2 or len(outputs) != n or outputs.shape[1] < 2:
-        hint = "; for one logit a sample pass task='binary'" if outputs.shape in ((n,), (n, 1)) else ""
         raise ValueError(
-            f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}{hint}"
+            f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}"
+            f"{_hint(outputs, n)}"
         )
     return check_logits(outputs, "the model's logits", class_dim=1)
+
+
+def _hint(outputs: Tensor, n: int) -> str:
+    """What to do about outputs that are no logits (N, C)."""
+    if outputs.shape in ((n,), (n, 1)):
+        return "; for one logit a sample pass task='binary'"
+    if outputs.ndim == 1:
+        return "; if this is of a single sample, give it a batch axis: inputs[None]"
+    if outputs.ndim == 3 and len(outputs) == n:
+        return "; of logits (N, T, V) for each token, let the model return those of one position, such as logits[:, -1]"
+    return ""
 
 
 def output_tensor(output: Any) -> Tensor:

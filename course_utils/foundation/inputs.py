@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,29 @@ Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
     """`model(x)`, for a tuple or list `model(*inputs)`, for a dict `model(**inputs)`."""
     args, kwargs = call_arguments(inputs)
-    return model(*args, **kwargs)
+    with failure_noted(inputs):
+        return model(*args, **kwargs)
+
+
+@contextmanager
+def failure_noted(inputs: Inputs) -> Iterator[None]:
+    """If the model's forward pass fails in a `with` block, its error gets a note: what it was given, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        parts = (
+            inputs.values()
+            if isinstance(inputs, Mapping)
+            else inputs
+            if isinstance(inputs, (tuple, list))
+            else [inputs]
+        )
+        given = ", ".join(map(describe_value, parts))
+        error.add_note(
+            f"The model's forward pass failed on {given}. course_utils.pitfalls.diagnose(model, inputs) names the layer, "
+            "what it wants and what it got."
+        )
+        raise
 
 
 def call_arguments(inputs: Inputs) -> tuple[tuple, dict[str, Any]]:
