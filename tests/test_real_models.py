@@ -7,6 +7,7 @@ import torch
 import torch.utils.checkpoint
 import transformers
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
 from course_utils import advanced, interpretation, iris, optimization, pitfalls
@@ -166,3 +167,34 @@ def test_dynamic_quantisation_makes_answers_depend_on_the_batch():
     quantised = torch.ao.quantization.quantize_dynamic(classifier().eval(), {nn.Linear}, dtype=torch.qint8)
     (finding,) = (f for f in pitfalls.diagnose(quantised, X).findings if f.severity == "warning")
     assert "quantisation" in finding.message
+
+
+def test_a_model_on_the_meta_device_can_be_counted_and_nothing_more():
+    model = classifier().to("meta")
+    assert iris.count_parameters(model).total == 67
+    for call in (
+        lambda: iris.predict(model, X),
+        lambda: iris.weight_statistics(model),
+        lambda: advanced.saliency_map(model, X),
+        lambda: pitfalls.diagnose(model, X),
+        lambda: iris.train(model, X, Y),
+    ):
+        with pytest.raises(ValueError, match="meta device.*to_empty"):
+            call()
+
+
+def test_training_a_model_that_detaches_says_so():
+    model = nn.Sequential(classifier(), Apply(torch.detach))
+    with pytest.raises(ValueError, match="hangs on no parameter.*detach"):
+        iris.train(model, X, Y, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("read", [optimization.ensemble_predictions, optimization.deep_ensemble])
+def test_ensembles_refuse_a_loader_that_shuffles(read):
+    models, data = [classifier(), classifier()], TensorDataset(X)
+    with pytest.raises(ValueError, match="shuffle=False"):
+        read(models, DataLoader(data, batch_size=2, shuffle=True))
+    found = read(models, DataLoader(data, batch_size=2))
+    assert len(found) == 6
+    with pytest.raises(ValueError, match="DataLoader is empty"):
+        read(models, DataLoader([]))

@@ -36,6 +36,17 @@ def check_model(model: Any) -> nn.Module:
     return model
 
 
+def check_has_values(model: Any) -> nn.Module:
+    """Like `check_model`; also refuses models on the meta device, whose parameters have shapes and no values."""
+    model = check_model(model)
+    if any(value.is_meta for value in model.parameters()):
+        raise ValueError(
+            "the model lies on the meta device, where parameters have no values; make room with "
+            "model.to_empty(device='cpu') and load its weights"
+        )
+    return model
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put a model into evaluation mode for a `with` block, then give every submodule its own mode back.
@@ -51,7 +62,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     >>> model.training, model[1].training
     (True, True)
     """
-    model = check_model(model)
+    model = check_has_values(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         try:

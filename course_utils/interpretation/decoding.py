@@ -180,8 +180,9 @@ def beam_search_decode(
     model = check_model(model)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise TypeError(
-            "model reads one text and writes another (an encoder and a decoder), but here prompt and continuation are one "
-            "text; wrap it in a module with forward(token_ids) = model(input_ids=source, decoder_input_ids=token_ids)"
+            "model reads one text and writes another (an encoder and a decoder), but here prompt and continuation are "
+            "one text; wrap it in a module with "
+            "forward(token_ids) = model(input_ids=source, decoder_input_ids=token_ids)"
         )
     if isinstance(prompt, Mapping) and "input_ids" in prompt:
         raise TypeError(

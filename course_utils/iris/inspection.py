@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, describe_value
 from course_utils.foundation.devices import in_double
-from course_utils.foundation.evaluation import check_model, copy_of
+from course_utils.foundation.evaluation import check_has_values, check_model, copy_of
 from course_utils.foundation.inputs import Inputs, call_arguments, map_inputs, tensors_of
 from course_utils.foundation.seeding import isolated_randomness
 
@@ -87,7 +87,7 @@ def weight_statistics(model: nn.Module) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for name, (parameter, _) in parameters_of(check_model(model)).items():
+    for name, (parameter, _) in parameters_of(check_has_values(model)).items():
         values = in_double(parameter)
         if values.numel() == 0:
             raise ValueError(f"the parameter {name!r} is empty: {describe_value(parameter)}")

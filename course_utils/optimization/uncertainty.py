@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_count, check_logits, check_tensor, describe_value
 from course_utils.foundation.evaluation import output_tensor, reading, unfused_attention
-from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs
+from course_utils.foundation.inputs import Inputs, batches, call_model, check_same_order, map_inputs
 from course_utils.foundation.results import Result, as_numpy, plain
 from course_utils.optimization.ensembles import check_models
 
@@ -197,6 +197,7 @@ def deep_ensemble(
     models = check_models(models)
     if len(models) < 2:
         raise ValueError(f"an ensemble needs at least two models, but has {len(models)}")
+    check_same_order(inputs)
     outputs = []
     for seed, model in enumerate(models):
         with reading(model, seed=seed) as model, torch.no_grad():
