@@ -30,7 +30,7 @@ def snapshot(model: nn.Module, *tensors: torch.Tensor) -> dict:
         "objects": [(name, id(value), value.data_ptr()) for name, value in state.items()],
         "state": [(name, value.tolist(), value._version) for name, value in state.items()],
         # What was put into evaluation mode on purpose does not move, even where training is the purpose.
-        "frozen statistics": [m.running_mean.tolist() for m in frozen],
+        "frozen statistics": [m.running_mean.tolist() for m in frozen if m.running_mean is not None],
         "gradients": [(name, p.requires_grad, gradient(p)) for name, p in model.named_parameters()],
         "tensors": [(t.tolist(), version(t), t.requires_grad, t.is_leaf, gradient(t)) for t in tensors],
     }
