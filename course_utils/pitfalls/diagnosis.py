@@ -72,9 +72,10 @@ def diagnose(model: nn.Module, inputs: Inputs, target: Tensor | None = None, los
     with torch.inference_mode(False), torch.enable_grad(), isolated_randomness(0):
         try:
             run = _run(model, inputs)
+            sick = _nonfinite(model, inputs, parts)
         except Exception as error:
             return _report([*findings, *_mode(model), _failure(error, model)])
-        findings += [*_nonfinite(model, inputs, parts), *check_output(run.output, parts), *_dead(run.silent)]
+        findings += [*sick, *check_output(run.output, parts), *_dead(run.silent)]
         try:
             depends = check_answers(model, inputs)
         except Exception as error:

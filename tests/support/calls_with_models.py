@@ -269,7 +269,7 @@ CALLS: dict[str, Call] = {
     ),
     "capstone.train_model": Call("pictures", train_model),
     "capstone.bfloat16_is_faster": Call(
-        "pictures", lambda c: type(capstone.bfloat16_is_faster(c.model, c.data, pictures=4)).__name__
+        "pictures", lambda c: type(capstone.bfloat16_is_faster(c.model, c.data)).__name__
     ),
     "capstone.write_report": Call("pictures", report),
 }
