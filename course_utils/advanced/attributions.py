@@ -21,6 +21,7 @@ from course_utils.advanced.input_gradients import (
     chunk_size,
     gradients_of,
     input_gradients,
+    raw_gradients,
 )
 from course_utils.foundation.arguments import check_choice, check_count, check_number, check_tensor, describe_value
 from course_utils.foundation.evaluation import check_model
@@ -117,7 +118,7 @@ def grad_cam(
         score = frozen.score(logits, check_target(target, logits)).sum()
         if not (maps.requires_grad and score.requires_grad):
             raise ValueError("the layer's output has no gradient; is it computed under no_grad, or detached?")
-        gradient = torch.autograd.grad(score, maps, allow_unused=True)[0]
+        (gradient,) = raw_gradients(score, [maps])
         if gradient is None:
             raise ValueError("the answer does not depend on this layer's output; choose one that leads to the logits")
         check_tensor(gradient, "the gradient")

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_choice,
+    check_labels,
+    check_tensor,
+    describe_value,
+    holds_tensors,
+)
 from course_utils.foundation.evaluation import check_model, class_logits, output_tensor, reading
-from course_utils.foundation.inputs import Inputs, call_model, map_inputs
+from course_utils.foundation.inputs import Inputs, call_arguments, failure_noted, map_inputs
 
 Target = Tensor | Sequence[int] | int | None  # arrays too
 
@@ -41,15 +47,13 @@ class FrozenModel:
     def __call__(self, inputs: Inputs) -> Tensor:
         """Inputs of N samples → logits (N, C), C ≥ 2, in float32 or better."""
         inputs = map_inputs(self._copy, inputs)
-        is_dict = isinstance(inputs, Mapping)
-        parts = [inputs] if isinstance(inputs, Tensor) else list(inputs.values() if is_dict else inputs)
-        if self.state is None:
-            output = call_model(self.model, inputs)
-        elif is_dict:
-            output = functional_call(self.model, self.state, kwargs=inputs)
-        else:
-            output = functional_call(self.model, self.state, tuple(parts))
-        return class_logits(output_tensor(output), task=self.task, n=len(parts[0]))
+        args, kwargs = call_arguments(inputs)
+        with failure_noted(inputs):
+            if self.state is None:
+                output = self.model(*args, **kwargs)
+            else:
+                output = functional_call(self.model, self.state, args, kwargs)
+        return class_logits(output_tensor(output), task=self.task, n=len(tensor_list(inputs)[0]))
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
         """What is explained, (N,): the target's logit; of a binary model its log-odds, z for class 1 and −z for 0."""
@@ -97,13 +101,34 @@ def input_gradients(model: nn.Module, *, task: str = "multiclass", seed: int | N
 
 def gradients_of(score: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     """∂ score / ∂ each of the leaves, as new tensors; nothing accumulates anywhere (errors E50, E56)."""
-    found = torch.autograd.grad(score, leaves, allow_unused=True) if score.requires_grad else [None]
+    found = raw_gradients(score, leaves) if score.requires_grad else [None]
     if all(gradient is None for gradient in found):
         raise ValueError("the model's output does not depend on its inputs through differentiable steps")
     return [
         torch.zeros_like(leaf) if gradient is None else check_tensor(gradient, "the gradient")
         for gradient, leaf in zip(found, leaves, strict=True)
     ]
+
+
+def raw_gradients(score: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradients as autograd returns them: None for a leaf that the score does not depend on."""
+    try:
+        return torch.autograd.grad(score, leaves, allow_unused=True)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error):
+            raise
+        # The second forward pass would run with the model's own parameters, and not with those without gradients.
+        raise ValueError(
+            "the model computes its activations a second time on the way back (torch.utils.checkpoint), which cannot "
+            "be done here; let it do so in train mode only, as the models of transformers do: if self.training: …"
+        ) from error
+
+
+def tensor_list(inputs: Inputs) -> list[Tensor]:
+    """The tensors of the inputs, without their names."""
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return list(inputs.values() if isinstance(inputs, Mapping) else inputs)
 
 
 def chunk_size(x: Tensor) -> int:
@@ -118,7 +143,7 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def check_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:
     """The inputs as a leaf of their own, without the caller's graph."""
-    if isinstance(inputs, (tuple, list, Mapping)):
+    if holds_tensors(inputs):
         raise TypeError(
             f"{name} must be one torch.Tensor here, but is {describe_value(inputs)}; for a model with several inputs "
             "pass a module that takes one and holds the others fixed (integrated_gradients takes several)"

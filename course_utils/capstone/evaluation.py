@@ -27,6 +27,7 @@ from course_utils.foundation.arguments import (
 )
 from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import check_model, class_logits, output_tensor, reading, tensor_in
+from course_utils.foundation.inputs import call_model
 from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.results import Result, short_table
 from course_utils.foundation.seeding import make_generator
@@ -86,7 +87,7 @@ def predict_logits(
             x = scaled(x, *(value.to(device) for value in statistics)) if statistics else x
             x = x.to(dtype_of(model), memory_format=layout(model))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                parts.append(output_tensor(model(x)))
+                parts.append(output_tensor(call_model(model, x)))
     logits = full_precision(torch.cat(parts))
     return class_logits(gathered(logits, index.to(device), len(images)), task=task, n=len(images))
 

@@ -34,6 +34,7 @@ from course_utils.foundation.files import check_writable
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
+from course_utils.foundation.training import check_graph
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,7 +238,7 @@ class _Run:
                 smoothing = self.recipe.label_smoothing
                 loss = F.cross_entropy(logits.float(), self.target[index], label_smoothing=smoothing, reduction="sum")
                 # Processes average their gradients; so the whole batch has mean loss, however it was shared.
-                (loss * world_size() / len(batch)).backward()
+                (check_graph(loss) * world_size() / len(batch)).backward()
                 self.optimizer.step()
                 total += loss.detach()
                 bar.update()

@@ -35,6 +35,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def holds_tensors(value: Any) -> bool:
+    """Is it a tuple, list or dict with tensors in it?"""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
+    return any(isinstance(part, Tensor) for part in parts)
+
+
 def check_tensor(
     value: Any,
     name: str,
@@ -57,9 +63,7 @@ def check_tensor(
         ValueError: wrong number of dimensions, no elements, NaN or Inf.
     """
     if not isinstance(value, Tensor):
-        parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else ()
-        several = any(isinstance(part, Tensor) for part in parts)
-        advice = "pass a single tensor" if several else "convert it with torch.as_tensor"
+        advice = "pass a single tensor" if holds_tensors(value) else "convert it with torch.as_tensor"
         raise TypeError(f"{name} must be a torch.Tensor, but is {describe_value(value)}; {advice}")
     if floating is True and not value.is_floating_point():
         raise TypeError(

@@ -36,6 +36,17 @@ def check_model(model: Any) -> nn.Module:
     return model
 
 
+def check_has_values(model: Any) -> nn.Module:
+    """Like `check_model`; also refuses models on the meta device, whose parameters have shapes and no values."""
+    model = check_model(model)
+    if any(value.is_meta for value in model.parameters()):
+        raise ValueError(
+            "the model lies on the meta device, where parameters have no values; make room with "
+            "model.to_empty(device='cpu') and load its weights"
+        )
+    return model
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Put a model into evaluation mode for a `with` block, then give every submodule its own mode back.
@@ -51,7 +62,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     >>> model.training, model[1].training
     (True, True)
     """
-    model = check_model(model)
+    model = check_has_values(model)
     modes = [(module, module.training) for module in model.modules()]
     try:
         try:
@@ -232,11 +243,22 @@ def class_logits(outputs: Tensor, *, task: str, n: int | None = None) -> Tensor:
         z = check_logits(outputs, "the model's logits").reshape(n)
         return torch.stack([torch.zeros_like(z), z], dim=1)  # (N, 2)
     if outputs.ndim != 2 or len(outputs) != n or outputs.shape[1] < 2:
-        hint = "; for one logit a sample pass task='binary'" if outputs.shape in ((n,), (n, 1)) else ""
         raise ValueError(
-            f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}{hint}"
+            f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}"
+            f"{_hint(outputs, n)}"
         )
     return check_logits(outputs, "the model's logits", class_dim=1)
+
+
+def _hint(outputs: Tensor, n: int) -> str:
+    """What to do about outputs that are no logits (N, C)."""
+    if outputs.shape in ((n,), (n, 1)):
+        return "; for one logit a sample pass task='binary'"
+    if outputs.ndim == 1:
+        return "; if this is of a single sample, give it a batch axis: inputs[None]"
+    if outputs.ndim == 3 and len(outputs) == n:
+        return "; of logits (N, T, V) for each token, let the model return those of one position, such as logits[:, -1]"
+    return ""
 
 
 def output_tensor(output: Any) -> Tensor:

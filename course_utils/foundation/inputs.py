@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from course_utils.foundation.arguments import check_count, check_tensor, describe_value
+
+_RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 
@@ -16,7 +19,23 @@ Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
     """`model(x)`, for a tuple or list `model(*inputs)`, for a dict `model(**inputs)`."""
     args, kwargs = call_arguments(inputs)
-    return model(*args, **kwargs)
+    with failure_noted(inputs):
+        return model(*args, **kwargs)
+
+
+@contextmanager
+def failure_noted(inputs: Inputs) -> Iterator[None]:
+    """If the model's forward pass fails in a `with` block, its error gets a note: what it was given, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        args, kwargs = call_arguments(inputs)
+        given = ", ".join(map(describe_value, (*args, *kwargs.values())))
+        error.add_note(
+            f"The model's forward pass failed on {given}. course_utils.pitfalls.diagnose(model, inputs) names the "
+            "layer, what it wants and what it got."
+        )
+        raise
 
 
 def call_arguments(inputs: Inputs) -> tuple[tuple, dict[str, Any]]:
@@ -80,6 +99,8 @@ def batches(inputs: Inputs | DataLoader, batch_size: int | None = None) -> Itera
     [2, 2, 1]
     """
     if isinstance(inputs, DataLoader):
+        if len(inputs) == 0:
+            raise ValueError("the DataLoader is empty; give it at least one sample")
         for batch in inputs:
             batch = batch[0] if isinstance(batch, (tuple, list)) else batch
             tensors_of(batch)
@@ -89,3 +110,9 @@ def batches(inputs: Inputs | DataLoader, batch_size: int | None = None) -> Itera
     size = n if batch_size is None else check_count(batch_size, "batch_size")
     for start in range(0, n, size):
         yield map_inputs(lambda value, start=start: value[start : start + size], inputs)
+
+
+def check_same_order(inputs: Inputs | DataLoader) -> None:
+    """Raise if a DataLoader shuffles: each model would get its samples in another order."""
+    if isinstance(inputs, DataLoader) and isinstance(inputs.sampler, _RANDOM_SAMPLERS):
+        raise ValueError("the DataLoader shuffles, so no two models would see the samples in one order; shuffle=False")

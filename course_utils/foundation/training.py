@@ -19,6 +19,16 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
+def check_graph(loss: Tensor) -> Tensor:
+    """Return the loss if it hangs on a parameter; raise before `backward` does so in other words."""
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss hangs on no parameter, so nothing can be learned: look for detach(), argmax, .item(), NumPy or "
+            "no_grad in the model's forward"
+        )
+    return loss
+
+
 def fit(
     model: nn.Module,
     x: Tensor,
@@ -76,7 +86,7 @@ def fit(
             batch = [part[rows] for part in target]
             value = model.loss(x[rows], *batch) if loss is None else loss(output_tensor(model(x[rows])), *batch)
             optimizer.zero_grad()
-            value.backward()
+            check_graph(value).backward()
             optimizer.step()
             if schedule is not None:
                 schedule.step()

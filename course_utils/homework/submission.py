@@ -13,7 +13,7 @@ from course_utils.foundation.arguments import check_count, check_number, describ
 from course_utils.homework.comparison import Comparison
 from course_utils.homework.data import FOLDS, PARTS, DataSplits, load_splits
 from course_utils.homework.engine.base import count_parameters, layer_sizes
-from course_utils.homework.metrics import higher_is_better
+from course_utils.homework.metrics import higher_is_better, one_sample
 from course_utils.homework.plans import Plan, is_kept, plan_of
 from course_utils.homework.runs import Item, RunRecord, is_batched, plan_jobs, run_job, same_runs
 from course_utils.homework.settings import Setting
@@ -69,12 +69,15 @@ def validate_submission(
 
     A run is reproduced if its accuracies or F1 are equal, and the loss, and each point of the curve, agrees to
     `tolerance`·max(1, loss), and if it diverged then and now, or neither. A run that does not agree is also run with
-    inputs changed by 1e-7 and 1e-6, three times each. What is the same in all of these must be equal.
-    Where they separate, training is chaotic: the rounding of another computer would change the result as much. Then
-    the curve is compared only up to that point, and the figures may differ by as much as 3 times (losses:
-    10 times) the spread of those runs. Such differences have no direction in an honest file. So the sum of all of them,
-    of the best setting with a plus, of its rivals with a minus, is compared with what the spread explains; for this, up
-    to five times as many runs are repeated.
+    inputs changed by 1e-7 and 1e-6, three times each. If their curves and figures agree, so must the claim. Where they
+    separate, training is chaotic: the rounding of another computer would change the result as much. Then the curve is
+    compared only up to that point, and the figures may differ by 3 times the spread of those runs, at least 3 samples
+    (losses: 10 times the spread). Such differences have no direction in an honest file. So the sum of all of them, of
+    the best setting with a plus, of its rivals with a minus, is compared with what the spread explains; for this, up to
+    five times as many runs are repeated.
+
+    What the sample misses it cannot find: a change of a few runs of settings that are neither first nor second is found
+    with the share of the runs that are repeated.
 
     Args:
         path: of the file.
@@ -248,7 +251,7 @@ class Repetition:
     Attributes:
         claim, found: the run as handed in, and as repeated.
         copies: (COPIES, F) figures of the run with perturbed inputs, as `_figures` gives them; (0, F) if all agreed.
-        exact: (F,) the differences up to which two runs agree.
+        least_spread: (3,) what the standard deviation of each figure is taken for at least.
         allowed: (F,) the differences that are allowed.
         diverges_by_chance: did only some of the copies diverge?
     """
@@ -256,7 +259,7 @@ class Repetition:
     claim: RunRecord
     found: RunRecord
     copies: np.ndarray
-    exact: np.ndarray
+    least_spread: np.ndarray
     allowed: np.ndarray
     diverges_by_chance: bool = False
 
@@ -293,38 +296,47 @@ def compare_with(
     comparison: Comparison, splits: DataSplits, claim: RunRecord, found: RunRecord, tolerance: float
 ) -> Repetition:
     """Repeat a run with perturbed inputs if it did not come out as claimed."""
-    is_loss = comparison.metric == "loss"
     allowed = tolerance * np.maximum(1.0, np.nan_to_num(_figures(found)))
-    # Equal, for whole numbers of samples. Losses are compared closely first, so that small favours are seen as well.
-    exact = np.r_[allowed[: len(PARTS)] / 10 if is_loss else np.full(len(PARTS), 1e-9), allowed[len(PARTS) :]]
-    if not is_loss:
-        allowed[: len(PARTS)] = 1e-9
-    without = Repetition(claim, found, np.empty((0, len(exact))), exact, exact)
+    # Losses are compared closely at first, so that small favours are seen; other figures must be equal.
+    exact, one = allowed.copy(), _one_sample(comparison.metric, splits, claim.seed)
+    exact[: len(PARTS)] = allowed[: len(PARTS)] / 10 if one is None else 1e-9
+    least_spread = exact[: len(PARTS)] if one is None else one / 2
+    without = Repetition(claim, found, np.empty((0, len(exact))), least_spread, exact)
     if not _disagreements(without):
         return without
     item = Item(claim.setting, comparison.settings[claim.setting], claim.seed)
     runs = [repeat(perturbed(splits, copy), [item], comparison.metric)[0] for copy in range(COPIES)]
     copies = np.stack([_figures(run) for run in runs])
-    allowed = _allowed_in_chaos(_figures(found), copies, allowed, is_loss)
-    return Repetition(claim, found, copies, exact, allowed, any(run.diverged != found.diverged for run in runs))
+    allowed = _allowed_in_chaos(_figures(found), copies, allowed, one)
+    return Repetition(claim, found, copies, least_spread, allowed, any(run.diverged != found.diverged for run in runs))
 
 
-def _allowed_in_chaos(found: np.ndarray, copies: np.ndarray, allowed: np.ndarray, is_loss: bool) -> np.ndarray:
+def _one_sample(metric: str, splits: DataSplits, seed: int) -> np.ndarray | None:
+    """(3,) by how much one answer changes the metric on each part; None for the loss."""
+    if metric == "loss":
+        return None
+    fold = splits.folds(seed)[0]
+    return np.array([one_sample(metric, fold[part][1]) for part in PARTS])
+
+
+def _allowed_in_chaos(found: np.ndarray, copies: np.ndarray, allowed: np.ndarray, one: np.ndarray | None) -> np.ndarray:
     """The allowed differences, widened by what rounding alone does to this run.
 
     Args:
         found: (F,) as `_figures` gives them.
         copies: (COPIES, F) the same of runs with slightly perturbed inputs.
         allowed: (F,) before.
-        is_loss: of the first three figures; the others are losses in any case.
+        one: as `_one_sample` gives it.
     """
     spread = np.abs(copies - found)
     # NaN in some of them only: whether this run diverges is itself a matter of rounding.
     spread = np.where(np.isnan(copies) & np.isnan(found), 0.0, np.nan_to_num(spread, nan=np.inf)).max(0)
     apart = spread > allowed / 10
     widened = np.where(apart, 3 * allowed + 10 * spread, allowed)
-    if not is_loss:
-        widened[: len(PARTS)] = allowed[: len(PARTS)] + 3 * spread[: len(PARTS)]
+    if one is not None:  # 0 where nothing separates. Where the curves do, equal figures of the copies are luck.
+        figures = spread[: len(PARTS)]
+        is_chaotic = apart.any()
+        widened[: len(PARTS)] = 3 * np.maximum(figures, one) if is_chaotic else np.maximum(3 * figures, 1e-9)
     # Differences grow exponentially: behind the first point where the copies separate, the curve is another one.
     widened[len(PARTS) :][np.maximum.accumulate(apart[len(PARTS) :])] = np.inf
     return widened
@@ -349,7 +361,7 @@ def favoured(comparison: Comparison, repetitions: Sequence[Repetition], part: st
         if not len(one.copies) or not np.isfinite([difference, *draws]).all():
             continue
         total += difference * better * (1 if one.claim.setting == best else -1)
-        variance += 2 * max(draws.std(ddof=1), one.exact[column]) ** 2
+        variance += 2 * max(draws.std(ddof=1), one.least_spread[column]) ** 2
         freedom += len(one.copies)
     if variance == 0 or total <= stats.t.ppf(1 - CHANCE, freedom) * variance**0.5:
         return []

@@ -177,7 +177,13 @@ def beam_search_decode(
     >>> len(found), len(found[0]), len(found[0][0].token_ids)
     (1, 3, 4)
     """
-    check_model(model)
+    model = check_model(model)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise TypeError(
+            "model reads one text and writes another (an encoder and a decoder), but here prompt and continuation are "
+            "one text; wrap it in a module with "
+            "forward(token_ids) = model(input_ids=source, decoder_input_ids=token_ids)"
+        )
     if isinstance(prompt, Mapping) and "input_ids" in prompt:
         raise TypeError(
             "prompt must be a torch.Tensor, but is a tokenizer's output; pass prompt=batch['input_ids'] and "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, describe_value
 from course_utils.foundation.devices import in_double
-from course_utils.foundation.evaluation import check_model, copy_of
+from course_utils.foundation.evaluation import check_has_values, check_model, copy_of
 from course_utils.foundation.inputs import Inputs, call_arguments, map_inputs, tensors_of
 from course_utils.foundation.seeding import isolated_randomness
 
@@ -42,13 +42,13 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     >>> count_parameters(nn.Linear(4, 10))
     ParameterCount(total=50, trainable=50, frozen=0)
     """
-    parameters = _parameters(check_model(model)).values()
+    parameters = parameters_of(check_model(model)).values()
     total = sum(values.numel() for values, _ in parameters)
     trainable = sum(values.numel() for values, is_trainable in parameters if is_trainable)
     return ParameterCount(total, trainable, total - trainable)
 
 
-def _parameters(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:
+def parameters_of(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:
     """name → (values, are they trainable?) of all parameters, and of the packed ones of quantised layers."""
     found = {name: (parameter.detach(), parameter.requires_grad) for name, parameter in model.named_parameters()}
     for name, module in model.named_modules():
@@ -73,7 +73,7 @@ def parameter_table(model: nn.Module) -> pd.DataFrame:
 
     rows = [
         {"name": name, "shape": tuple(values.shape), "count": values.numel(), "trainable": is_trainable}
-        for name, (values, is_trainable) in _parameters(check_model(model)).items()
+        for name, (values, is_trainable) in parameters_of(check_model(model)).items()
     ]
     return pd.DataFrame(rows, columns=["name", "shape", "count", "trainable"])
 
@@ -87,7 +87,7 @@ def weight_statistics(model: nn.Module) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for name, (parameter, _) in _parameters(check_model(model)).items():
+    for name, (parameter, _) in parameters_of(check_has_values(model)).items():
         values = in_double(parameter)
         if values.numel() == 0:
             raise ValueError(f"the parameter {name!r} is empty: {describe_value(parameter)}")

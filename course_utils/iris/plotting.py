@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
 from course_utils.foundation.devices import full_precision
-from course_utils.foundation.evaluation import check_model
+from course_utils.foundation.evaluation import check_has_values
 from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.iris.inference import predict
+from course_utils.iris.inspection import parameters_of
 from course_utils.iris.training import TrainingLog
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def plot_weight_distributions(
     """
     import seaborn
 
-    parameters = dict(check_model(model).named_parameters())
+    parameters = {name: values for name, (values, _) in parameters_of(check_has_values(model)).items()}
     weights = {name: p for name, p in parameters.items() if p.ndim > 1} or parameters
     if not weights:
         raise ValueError("the model has no parameters to draw")

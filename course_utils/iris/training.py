@@ -24,7 +24,7 @@ from course_utils.foundation.inputs import Inputs, call_model, map_inputs, tenso
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import isolated_randomness
-from course_utils.foundation.training import OPTIMIZERS
+from course_utils.foundation.training import OPTIMIZERS, check_graph
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,7 +129,7 @@ def train(
             for epoch in range(1, epochs + 1):
                 step.zero_grad()
                 loss = compute_loss(output_tensor(call_model(model, x)), y)
-                loss.backward()
+                check_graph(loss).backward()
                 if epoch == 1 or epoch % log_every == 0 or epoch == epochs:
                     # Reading the loss and moving the bar only here keeps both under 2 % of the time.
                     value = loss.item()

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_labels, describe_value
 from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, reading
-from course_utils.foundation.inputs import Inputs
+from course_utils.foundation.inputs import Inputs, check_same_order
 from course_utils.foundation.seeding import isolated_randomness
 
 METHODS = ("averaging", "voting", "stacking")
@@ -83,7 +83,7 @@ def ensemble_predictions(
     if method == "voting":
         return _vote(members.argmax(-1), _checked_weights(weights, members), members.shape[2])
     if method == "stacking":
-        with reading(meta_model) as meta_model, torch.no_grad():
+        with reading(meta_model) as meta_model, torch.no_grad(), _without_autocast(members):
             features = _features(members).to(next(meta_model.parameters(), members).dtype)
             p = torch.softmax(output_tensor(meta_model(features)), dim=1).to(members.dtype)
     else:
@@ -127,7 +127,8 @@ def fit_stacking(
     members = member_logits(models, inputs, task=task, batch_size=batch_size)
     target = check_labels(target, "target", num_samples=members.shape[1], num_classes=members.shape[2])
     features = _features(members)
-    with torch.inference_mode(False), torch.enable_grad(), isolated_randomness(0):  # nn.Linear draws its first weights
+    # nn.Linear draws its first weights.
+    with torch.inference_mode(False), torch.enable_grad(), isolated_randomness(0), _without_autocast(members):
         features, target = features.clone(), target.long().clone()  # also where the caller is in inference mode
         stacker = StackingModel(len(models), members.shape[2]).to(features)
         with torch.no_grad():
@@ -147,6 +148,11 @@ def fit_stacking(
     return stacker.eval()
 
 
+def _without_autocast(values: Tensor) -> torch.autocast:
+    """A caller's autocast is for the members. In bfloat16 the convex problem has another solution, far away."""
+    return torch.autocast(values.device.type, enabled=False)
+
+
 def check_models(models: Sequence[nn.Module]) -> list[nn.Module]:
     """The members as a list. Raises for a single module, a dict, or none."""
     if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
@@ -163,6 +169,7 @@ def member_logits(
     models: Sequence[nn.Module], inputs: Inputs | DataLoader, *, task: str, batch_size: int | None
 ) -> Tensor:
     """Every member's logits, (M, N, C), in float32 or better, in evaluation mode and without a graph."""
+    check_same_order(inputs)
     logits = []
     for seed, model in enumerate(check_models(models)):
         logits.append(classifier_logits(model, inputs, task=task, batch_size=batch_size, seed=seed))

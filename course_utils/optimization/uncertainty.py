@@ -12,9 +12,9 @@ from torch.func import vmap
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
-from course_utils.foundation.arguments import check_choice, check_count, check_tensor, describe_value
+from course_utils.foundation.arguments import check_choice, check_count, check_logits, check_tensor, describe_value
 from course_utils.foundation.evaluation import output_tensor, reading, unfused_attention
-from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs
+from course_utils.foundation.inputs import Inputs, batches, call_model, check_same_order, map_inputs
 from course_utils.foundation.results import Result, as_numpy, plain
 from course_utils.optimization.ensembles import check_models
 
@@ -197,6 +197,7 @@ def deep_ensemble(
     models = check_models(models)
     if len(models) < 2:
         raise ValueError(f"an ensemble needs at least two models, but has {len(models)}")
+    check_same_order(inputs)
     outputs = []
     for seed, model in enumerate(models):
         with reading(model, seed=seed) as model, torch.no_grad():
@@ -243,7 +244,10 @@ def _summarise(outputs: Tensor | Moments, task: str) -> UncertaintyResult:
         raise TypeError(
             f"the model returned a pair of tensors; for means and variances pass task='gaussian', not {task!r}"
         )
-    check_tensor(outputs, "the model's outputs")
+    if task == "regression":
+        check_tensor(outputs, "the model's outputs")
+    else:
+        check_logits(outputs, "the model's logits", class_dim=2 if task == "multiclass" and outputs.ndim == 3 else None)
     outputs = outputs.float() if outputs.element_size() < 4 else outputs
     if task == "binary":
         return _summarise_binary(outputs)

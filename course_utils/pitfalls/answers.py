@@ -109,8 +109,8 @@ def _depends_on_the_batch(model: nn.Module, inputs: Inputs, answer: Tensor) -> l
         return []
     text = (
         f"the same sample gets another answer, by up to {difference:.2g}, when the other samples of its batch change, "
-        "in evaluation mode too: look for BatchNorm without running statistics, scaling by the batch's own statistics, "
-        "or attention or recurrence along the batch axis (batch_first)"
+        "in evaluation mode too: look for BatchNorm without running statistics, scaling by the batch's own statistics "
+        "(dynamic quantisation does it too), or attention or recurrence along the batch axis (batch_first)"
     )
     return [Finding("warning", "answers depend on the batch", text)]
 

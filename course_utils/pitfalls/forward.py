@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from course_utils.foundation.arguments import describe_value, dtype_name
-from course_utils.foundation.evaluation import attributes_kept, check_model, may_be_written
+from course_utils.foundation.evaluation import attributes_kept, check_has_values, may_be_written
 from course_utils.foundation.inputs import call_arguments
 from course_utils.foundation.seeding import isolated_randomness
 
 
 def check_watchable(model: Any) -> nn.Module:
-    """Like `check_model`; also refuses scripted models, whose layers nobody can look into while they run."""
-    model = check_model(model)
+    """Like `check_has_values`; also refuses scripted models, whose layers nobody can look into while they run."""
+    model = check_has_values(model)
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise TypeError("the layers of a scripted model cannot be watched; pass the model that it was scripted from")
     return model

@@ -225,7 +225,7 @@ def honest() -> dict[str, Comparison]:
     options = {"epochs": 40, "progress": False}
     return {
         "twenty": compare(widths_and_rates, seeds=5, **options),
-        "chaos": compare(chaos, seeds=6, **options),
+        "chaos": compare(chaos, seeds=6, **options | {"epochs": 20}),
         "loss": compare({"lr": [0.1, 0.15]}, seeds=5, metric="loss", **options),
         "f1": compare({"lr": [0.1, 0.3]}, seeds=5, metric="f1_macro", **options),
         "folds": compare({"lr": [0.1, 0.3]}, seeds=5, validation="repeated_kfold", **options),
@@ -390,7 +390,7 @@ class TestCarefulForgeries:
         with contextlib.suppress(ValueError):  # what cannot even be read
             document = resigned(document)
         (tmp_path / "a.json").write_text(json.dumps(document))
-        for seed in range(3):
+        for seed in range(2):
             verdict = validate_submission(tmp_path / "a.json", seed=seed)
             assert not verdict.ok
             assert re.search(message, str(verdict)), verdict
@@ -407,14 +407,18 @@ class TestCarefulForgeries:
     def test_p2_honest_files_of_a_computer_that_rounds_otherwise_are_in_order(self, tmp_path):
         """P2: accuracies must be equal, but not those of chaos: the loop rounds otherwise than the batched engine."""
         grids = {
-            "accuracy": {"lr": [0.3, 3.0, 10.0], "batch_size": [8, None], "hidden_features": 16},
+            "accuracy": {"lr": [0.3, 3.0], "batch_size": [8, None], "hidden_features": 16},
             "f1_macro": {"lr": [0.03, 0.3], "dropout": [0, 0.3], "optimizer": "adam", "batch_size": 16},
             "loss": {"lr": [0.3, 3.0], "hidden_features": [8, [16, 16]], "activation": "tanh"},
         }
-        for metric, grid in grids.items():
-            comparison = compare(grid, seeds=4, epochs=60, metric=metric, engine="loop", progress=False)
-            comparison.save(tmp_path / f"{metric}.json")
-            verdict = validate_submission(tmp_path / f"{metric}.json", rerun=len(comparison), seed=0)
+        # All copies agree in the training figure of seed 4, and the loop does not: their curves are far apart.
+        agreeing = {"lr": 3.0, "activation": "tanh", "optimizer": "nesterov", "hidden_features": 8, "epochs": 300}
+        for metric, grid in [*grids.items(), ("f1_macro", agreeing)]:
+            epochs = None if "epochs" in grid else 60
+            comparison = compare(grid, seeds=5, epochs=epochs, metric=metric, engine="loop", progress=False)
+            path = tmp_path / f"{len(comparison)}-{metric}.json"
+            comparison.save(path)
+            verdict = validate_submission(path, rerun=len(comparison), seed=0)
             assert verdict.ok, verdict
 
     def test_p4_the_best_and_the_runner_up_are_repeated_first(self, honest):
@@ -438,7 +442,7 @@ class TestCarefulForgeries:
 
         def repetition(number: int, difference: float) -> submission.Repetition:
             records = [RunRecord(number, 0, 0.5, 0.5 + d, 0.5, False, 0.1, "none", ()) for d in (difference, 0.0)]
-            return submission.Repetition(*records, copies, np.full(3, 1e-9), np.full(3, 0.3))
+            return submission.Repetition(*records, copies, np.full(3, 1 / 60), np.full(3, 0.3))
 
         honest_ones = [repetition(number, 0.1 * sign) for number in range(4) for sign in (-1, 1)]
         assert submission.favoured(comparison, honest_ones, "validation") == []
