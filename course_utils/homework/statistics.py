@@ -72,8 +72,8 @@ def p_values_against_best(values: np.ndarray, *, higher_is_better: bool, overlap
     until none leaves. No p-value is below one of a setting that left before, and none is 0.
 
     Two settings have 2^(K−1) arrangements, so with five seeds p is at least 1/16: they cannot be told apart.
-    Of equal settings one is told apart in at most 5 of 100 comparisons. Where one of them is five times as erratic as
-    the others it is 7 (ten seeds) to 17 (three seeds), in simulations with 20 settings.
+    Of equal settings one is told apart in about 5 of 100 comparisons (6 of 100 in simulations, with an error of about
+    2). Where one of 20 settings is five times as erratic as the others, it is 9 (ten seeds) to 17 (three seeds).
 
     Sources: Westfall, Young 1993, Resampling-based multiple testing (the step-down test with the maximum of t); Hsu
     1996, Multiple comparisons (with the best); Nadeau, Bengio 2003 (the correction).

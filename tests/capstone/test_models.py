@@ -24,9 +24,9 @@ class TestModels:
         model, x = FastClassifier(3, widths=(8, 8, 8)).eval(), torch.randn(4, 3, 32, 32)
         with torch.no_grad():
             maps = model.features(model.whitening(x))  # (N, 8, 3, 3)
-        said = model(x).argmax(1)
-        expected = torch.einsum("nc,nchw->nhw", model.head.weight[said].detach(), maps).relu()
-        cam = grad_cam(model, x, model.cam_layer, said, upsample=False)
+        predicted = model(x).argmax(1)
+        expected = torch.einsum("nc,nchw->nhw", model.head.weight[predicted].detach(), maps).relu()
+        cam = grad_cam(model, x, model.cam_layer, predicted, upsample=False)
         assert cam.shape == (4, 3, 3)
         assert torch.allclose(cam, expected / expected.amax((1, 2), keepdim=True), atol=1e-5)
 

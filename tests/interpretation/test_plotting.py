@@ -138,7 +138,7 @@ class TestFigures:
             assert ax.lines
 
     @pytest.mark.parametrize("nothing", [torch.tensor([]), torch.zeros(0, 4), torch.zeros(0, 4).half()])
-    def test_f16_pictures_without_objects_are_drawn(self, nothing):
+    def test_f16_images_without_objects_are_drawn(self, nothing):
         found = [{"boxes": nothing, "labels": torch.tensor([]), "scores": torch.tensor([])}]
         figure = plot_detections(self.colour, found, self.names, true_boxes=[nothing])
         assert figure.axes[0].patches[:] == []

@@ -63,7 +63,7 @@ class TestDetectNanInf:
         assert report.path == f'{name}["loss"][0]'
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_a_healthy_tensor_whose_sum_overflows_is_healthy(self, dtype):
+    def test_a_finite_tensor_whose_sum_overflows_is_finite(self, dtype):
         finite = torch.full((3, 1000), torch.finfo(dtype).max, dtype=dtype)
         assert finite.sum().isinf()
         report = detect_nan_inf(finite)
@@ -217,7 +217,7 @@ class TestFusedPath:
         assert snapshot(model, x) == before
         assert not nn.modules.module._global_forward_hooks
 
-    def test_f2_a_healthy_encoder_and_its_nested_tensors(self):
+    def test_f2_a_sound_encoder_and_its_nested_tensors(self):
         x = self.x.clone()
         x[0, 3:] = 0
         assert first_nonfinite_layer(PaddedEncoder().eval(), x) is None

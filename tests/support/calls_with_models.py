@@ -33,7 +33,7 @@ def two_columns(p: Tensor, case: Case) -> Tensor:
 
 
 def directions(adversarial: Tensor, case: Case) -> Tensor:
-    """Where the numbers went, of pictures their mean for each channel: half precision may turn one round.
+    """Where the numbers went, of images their mean for each channel: half precision may turn one round.
 
     How far they went depends on the dtype: the box of an attack is rounded towards the inputs.
     """
@@ -189,7 +189,7 @@ CALLS: dict[str, Call] = {
         lambda c: [(r := advanced.multi_task_inference(c.model, c.inputs)).labels, r.probabilities, r.regression],
     ),
     "advanced.fgsm_attack": Call(
-        "pictures",
+        "images",
         lambda c: directions(advanced.fgsm_attack(c.model, c.inputs, c.target, **ATTACK, **c.options), c),
         tolerance=0.04,  # of 64 positions one may turn round
     ),
@@ -212,17 +212,17 @@ CALLS: dict[str, Call] = {
         ],
     ),
     "advanced.saliency_map": Call(
-        "pictures", lambda c: advanced.saliency_map(c.model, c.inputs, c.explained, **c.options)
+        "images", lambda c: advanced.saliency_map(c.model, c.inputs, c.explained, **c.options)
     ),
     "advanced.grad_cam": Call(
-        "pictures", lambda c: advanced.grad_cam(c.model, c.inputs, c.stem, c.explained, **c.options)
+        "images", lambda c: advanced.grad_cam(c.model, c.inputs, c.stem, c.explained, **c.options)
     ),
     "advanced.integrated_gradients": Call(
-        "pictures",
+        "images",
         lambda c: joined(advanced.integrated_gradients(c.model, c.inputs, c.explained, n_steps=4, **c.options)),
     ),
     "advanced.deletion_curve": Call(
-        "pictures",
+        "images",
         lambda c: list(
             advanced.deletion_curve(
                 c.model, c.inputs, torch.arange(12 * 64.0).reshape(12, 8, 8), c.target, n_points=3, **c.options
@@ -247,31 +247,31 @@ CALLS: dict[str, Call] = {
     "iris.plot_weight_distributions": Call("rows", weight_distributions),
     "iris.plot_decision_regions": Call("rows", decision_regions),
     "capstone.predict_logits": Call(
-        "pictures", lambda c: capstone.predict_logits(c.model, c.inputs, **c.options).softmax(1)
+        "images", lambda c: capstone.predict_logits(c.model, c.inputs, **c.options).softmax(1)
     ),
     "capstone.evaluate_model": Call(
-        "pictures", lambda c: measured(capstone.evaluate_model(c.model, c.inputs, c.target, **c.options))
+        "images", lambda c: measured(capstone.evaluate_model(c.model, c.inputs, c.target, **c.options))
     ),
-    "capstone.evaluate_logits": Call("pictures", lambda c: measured(capstone.evaluate_logits(c.output(), c.target))),
+    "capstone.evaluate_logits": Call("images", lambda c: measured(capstone.evaluate_logits(c.output(), c.target))),
     "capstone.interpret_model_outputs": Call(
-        "pictures",
+        "images",
         lambda c: [
             (r := capstone.interpret_model_outputs(c.model, c.inputs, c.target, **c.options)).labels,
             r.topk_confidence,
         ],
     ),
     "capstone.calibrate_model": Call(
-        "pictures", lambda c: [(r := capstone.calibrate_model(c.model, c.data, **c.options)).before.nll, r.after.nll]
+        "images", lambda c: [(r := capstone.calibrate_model(c.model, c.data, **c.options)).before.nll, r.after.nll]
     ),
     "capstone.measure_robustness": Call(
-        "pictures",
+        "images",
         lambda c: capstone.measure_robustness(c.model, c.data, eps=[0, 0.02], steps=2, **c.options).accuracy,
     ),
-    "capstone.train_model": Call("pictures", train_model),
+    "capstone.train_model": Call("images", train_model),
     "capstone.bfloat16_is_faster": Call(
-        "pictures", lambda c: type(capstone.bfloat16_is_faster(c.model, c.data)).__name__
+        "images", lambda c: type(capstone.bfloat16_is_faster(c.model, c.data)).__name__
     ),
-    "capstone.write_report": Call("pictures", report),
+    "capstone.write_report": Call("images", report),
 }
 
 

@@ -1,7 +1,7 @@
 """Kinds of models that people bring, each with a plain twin: the same function of the same weights, written
 out by hand.
 
-A kind is tried in four domains: rows (N, 4), pictures (N, 3, 8, 8), tokens (N, T), and rows with two heads.
+A kind is tried in four domains: rows (N, 4), images (N, 3, 8, 8), tokens (N, T), and rows with two heads.
 """
 
 import copy
@@ -19,16 +19,16 @@ from torch.nn.utils import prune
 from course_utils.data import ImageData, ImageSet
 from course_utils.foundation.inputs import Inputs, call_model, map_inputs
 
-DOMAINS = ("rows", "pictures", "tokens", "two heads")
+DOMAINS = ("rows", "images", "tokens", "two heads")
 NUM_TOKENS = 5
 
 
 class Net(nn.Module):
-    """Stem, body, dropout, head. The stem is a convolution for pictures, and an embedding for tokens (N, T)."""
+    """Stem, body, dropout, head. The stem is a convolution for images, and an embedding for tokens (N, T)."""
 
     def __init__(self, domain: str, body: nn.Module | None = None) -> None:
         super().__init__()
-        stems = {"pictures": nn.Conv2d(3, 8, 3, padding=1), "tokens": nn.Embedding(NUM_TOKENS, 8)}
+        stems = {"images": nn.Conv2d(3, 8, 3, padding=1), "tokens": nn.Embedding(NUM_TOKENS, 8)}
         self.stem = stems.get(domain) or nn.Linear(4, 8)
         self.body = nn.Sequential(nn.Linear(8, 8), nn.Tanh()) if body is None else body
         self.dropout = nn.Dropout(0.25)
@@ -76,7 +76,7 @@ class Around(nn.Module):
 
 
 Twins = tuple[nn.Module, nn.Module]  # the model, and its plain twin
-LOGITS_ONLY = ("rows", "pictures", "tokens")
+LOGITS_ONLY = ("rows", "images", "tokens")
 
 
 def plain(domain: str) -> Twins:
@@ -342,7 +342,7 @@ class Case:
         model: of some kind, in train mode.
         inputs: what it takes.
         target: class indices (N,), right in two of three samples.
-        data: pictures for the capstone, with such targets too.
+        data: images for the capstone, with such targets too.
         explained: classes to explain. Of one logit z only class 1: the class 0 of its twin has the logit 0, without
             a gradient.
         options: `task="binary"` for one logit, else nothing.
@@ -372,7 +372,7 @@ def inputs_for(domain: str, n: int = 12, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     if domain == "tokens":
         return torch.randint(NUM_TOKENS, (3, 4), generator=generator)
-    if domain == "pictures":  # of a colour each, with some noise
+    if domain == "images":  # of a colour each, with some noise
         colours = torch.randint(48, (n, 3, 1, 1), generator=generator)
         return (colours + torch.randint(16, (n, 3, 8, 8), generator=generator)) / 64
     return torch.randint(-32, 33, (n, 4), generator=generator) / 16
@@ -383,9 +383,9 @@ def make_case(name: str, domain: str, *, twin: bool = False) -> Case:
     kind = KINDS[name]
     model, plain_twin = kind.make(domain)
     x = inputs_for(domain)
-    with_labels = domain in ("rows", "pictures")
+    with_labels = domain in ("rows", "images")
     target = target_for(plain_twin, x) if with_labels else None
-    data = image_data(plain_twin) if domain == "pictures" else None
+    data = image_data(plain_twin) if domain == "images" else None
     explained = 1 if name == "one logit" else target
     if twin:
         return Case(plain_twin, x, target, data, explained, {})
@@ -405,9 +405,9 @@ def target_for(twin: nn.Module, x: Tensor) -> Tensor:
 
 
 def image_data(twin: nn.Module) -> ImageData:
-    """16 pictures 8 × 8 in each part."""
-    pictures = [(inputs_for("pictures", 16, seed) * 255).round().to(torch.uint8) for seed in range(3)]
-    targets = [target_for(twin, (part / 255 - 0.5) / 0.25) for part in pictures]
-    parts = [ImageSet(part, target) for part, target in zip(pictures, targets, strict=True)]
+    """16 images 8 × 8 in each part."""
+    images = [(inputs_for("images", 16, seed) * 255).round().to(torch.uint8) for seed in range(3)]
+    targets = [target_for(twin, (part / 255 - 0.5) / 0.25) for part in images]
+    parts = [ImageSet(part, target) for part, target in zip(images, targets, strict=True)]
     names = "abc"[: twin(torch.zeros(2, 3, 8, 8)).shape[1]]
     return ImageData(*parts, tuple(names), "shapes", torch.full((3,), 0.5), torch.full((3,), 0.25))

@@ -113,7 +113,7 @@ EXCEPTIONS = (
     ),
     (
         DOES_NOT_APPLY,
-        "an ImageData holds one picture a sample",
+        "an ImageData holds one image a sample",
         ("two inputs",),
         [
             *("capstone.calibrate_model", "capstone.measure_robustness", "capstone.train_model"),
