@@ -1,12 +1,10 @@
 """The environment of every test: quiet, on the CPU, one thread a worker, the same as the recorded notebooks."""
 
 import os
-import tempfile
 
 from rewrite_notebooks import RUN_ENVIRONMENT
 
 os.environ.update(RUN_ENVIRONMENT)  # before torch is imported, and inherited by every notebook's kernel
-os.environ.setdefault("COURSE_WORK_DIR", os.path.join(tempfile.mkdtemp(), "my_work"))
 
 import pytest
 from hypothesis import settings

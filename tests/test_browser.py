@@ -64,6 +64,7 @@ def lab(course) -> Iterator[str]:
         port = probe.getsockname()[1]
     environment = os.environ | {
         "COURSE_QUIET": "0",  # here the progress bars are what we want to see
+        "COURSE_WORK_DIR": str(home / "my_work"),  # a test of the start page beside this one copies exercises, too
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),

@@ -4,6 +4,7 @@ pyproject.toml loads it with `-p nbval_tolerance`. All of nbval's options and ta
 """
 
 import os
+import tempfile
 
 from compare_outputs import Tolerance, cell_differences
 from nbformat import NotebookNode
@@ -12,6 +13,7 @@ from rewrite_notebooks import RUN_ENVIRONMENT
 
 # The kernels inherit it, also when pytest is given notebooks only and tests/conftest.py stays out.
 os.environ.update(RUN_ENVIRONMENT)
+os.environ.setdefault("COURSE_WORK_DIR", os.path.join(tempfile.mkdtemp(), "my_work"))
 
 
 def compare_outputs(self: IPyNbCell, test: list[NotebookNode], ref: list[NotebookNode], skip_compare=None) -> bool:

@@ -108,11 +108,12 @@ def _smaller(png: str) -> str:
     return base64.b64encode(smaller.getvalue()).decode() + "\n"
 
 
-def execute(path: Path) -> float:
-    """Run a notebook in its own folder and write it back normalised; return the seconds."""
+def execute(path: Path, *, timeout: int = 300) -> float:
+    """Run a notebook in its own folder and write it back normalised; return the seconds. `timeout` is of a cell."""
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    resources = {"metadata": {"path": path.parent}}
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources)
     client.execute()
     seconds = time.perf_counter() - start
     write(normalise(notebook), path)

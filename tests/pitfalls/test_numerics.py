@@ -459,7 +459,7 @@ class TestLogAndExpTransform:
         exact = -logits.log_softmax(1)[0, 0]
         assert exact == 200
         assert torch.autograd.grad(exact, logits)[0].tolist() == [[-1, 1]]
-        for word in ("ceiling", "no gradient", "log_softmax", "(E25)"):
+        for word in ("ceiling", "no gradient", "log_softmax"):
             assert word in log_transform.__doc__
 
     @given(float32_vectors(st.floats(0, 2.0**100, width=32)))
