@@ -25,7 +25,77 @@ def some(values: Tensor, count: int, seed: int) -> Tensor:
     return values[torch.randperm(len(values), generator=make_generator(seed))[:count]]
 
 
-# Exercise 1: one logit per sample
+# Exercise 1: read a row of logits
+
+
+def _rows_cases(seed: int) -> list[tuple]:
+    logits = linear_logits("digits")
+    return [(some(logits, 12, seed),), (some(logits, 1, seed + 1),), (some(linear_logits("iris"), 5, seed) + 300,)]
+
+
+def _best_two(values: Tensor) -> tuple[Tensor, Tensor]:
+    best = values.topk(2, dim=1).values  # (N, 2)
+    return best[:, 0], best[:, 1]
+
+
+TIMES = Exercise(
+    name="basics.times_as_probable",
+    praise="A gap between two logits is a factor between two probabilities, and you need not compute either of them.",
+    reference=lambda logits: torch.exp(_best_two(logits)[0] - _best_two(logits)[1]),
+    cases=_rows_cases,
+    tolerance=1e-4,
+    mistakes=(
+        Mistake(
+            "the gap of the logits itself",
+            "This is the gap. A gap of 2.3 means about 10 times as probable, not 2.3 times: one step is missing.",
+            lambda logits: _best_two(logits)[0] - _best_two(logits)[1],
+        ),
+        Mistake(
+            "the ratio of the logits",
+            "Logits are not probabilities: their ratio means nothing, and changes when a number is added to the row. "
+            "Only their difference counts.",
+            lambda logits: _best_two(logits)[0] / _best_two(logits)[1],
+        ),
+        Mistake(
+            "the difference of the probabilities",
+            "The question is how many *times* as probable, so it asks for a ratio.",
+            lambda logits: _best_two(torch.softmax(logits, 1))[0] - _best_two(torch.softmax(logits, 1))[1],
+        ),
+        Mistake(
+            "the ratio turned over",
+            "You divided the runner-up by the most probable class. The answer is at least 1.",
+            lambda logits: torch.exp(_best_two(logits)[1] - _best_two(logits)[0]),
+        ),
+        Mistake(
+            "the odds against all other classes together",
+            "p / (1 − p) compares the best class with everything else. The question compares it with the runner-up.",
+            lambda logits: torch.softmax(logits, 1).amax(1) / (1 - torch.softmax(logits, 1).amax(1)),
+        ),
+        Mistake(
+            "the raw largest logit",
+            "One logit alone says nothing: compare the two largest of the row.",
+            lambda logits: _best_two(logits)[0],
+        ),
+        Mistake(
+            "e to the largest logit",
+            "One logit alone says nothing: subtract the second largest logit of the row first.",
+            lambda logits: torch.exp(_best_two(logits)[0]),
+        ),
+        Mistake(
+            "the first two classes instead of the best two",
+            "Columns 0 and 1 are just the first two classes. Take the two largest logits of each row: topk(2, dim=1).",
+            lambda logits: torch.exp(logits[:, 0] - logits[:, 1]),
+        ),
+        Mistake(
+            "the right values in the shape (N, 1)",
+            "One number for each row: (N,). A slice such as best[:, :1] keeps the axis, best[:, 0] drops it.",
+            lambda logits: torch.exp(_best_two(logits)[0] - _best_two(logits)[1])[:, None],
+        ),
+    ),
+)
+
+
+# Exercise 2: one logit per sample
 
 
 def _tumour_cases(seed: int) -> list[tuple]:
@@ -82,6 +152,16 @@ TUMOUR = Exercise(
             lambda logits: torch.sigmoid(torch.sigmoid(logits[:, 0])),
         ),
         Mistake(
+            "the raw logits",
+            "These are the logits themselves. A logit of 3 is no probability: use torch.sigmoid.",
+            lambda logits: logits[:, 0],
+        ),
+        Mistake(
+            "the raw logits in the shape (N, 1)",
+            "These are the logits themselves. A logit of 3 is no probability: use torch.sigmoid, then drop the column.",
+            lambda logits: logits,
+        ),
+        Mistake(
             "labels instead of probabilities",
             "The decision (0 or 1) comes later, and whoever takes it may want another threshold than 0.5.",
             lambda logits: (logits[:, 0] > 0).float(),
@@ -90,7 +170,7 @@ TUMOUR = Exercise(
 )
 
 
-# Exercise 2: softmax that survives large logits
+# Exercise 3: softmax that survives large logits
 
 
 def _softmax_cases(seed: int) -> list[tuple]:
@@ -147,7 +227,85 @@ SOFTMAX = Exercise(
 )
 
 
-# Exercise 3: the next character
+# Exercise 4: the loss, from logits
+
+
+def _loss_cases(seed: int) -> list[tuple]:
+    logits, target = linear_logits("digits"), load_split("digits").y_test
+    rows = torch.randperm(len(logits), generator=make_generator(seed))[:20]
+    wrong = (target[rows] + 1) % 10
+    # Then the same rows 300 higher, which changes no probability; then at temperature 1/50 about wrong classes.
+    return [(logits[rows], target[rows]), (logits[rows] + 300, target[rows]), (50 * logits[rows], wrong)]
+
+
+def _true_probability(logits: Tensor, target: Tensor) -> Tensor:
+    return torch.softmax(logits, 1)[torch.arange(len(logits)), target]
+
+
+LOSS = Exercise(
+    name="basics.loss_from_logits",
+    praise="The logit of the true class against the log-sum-exp of all: that is all a classifier is trained with.",
+    reference=lambda logits, target: torch.nn.functional.cross_entropy(logits, target),
+    cases=_loss_cases,
+    mistakes=(
+        Mistake(
+            "the logarithm of a rounded probability",
+            "Where the network is sure and wrong, softmax stores 0, and log 0 is minus infinity. Compute log p as "
+            "logit − logsumexp and never as the logarithm of a probability.",
+            lambda logits, target: -_true_probability(logits, target).log().mean(),
+        ),
+        Mistake(
+            "a power that overflows",
+            "e to a large logit is infinite. Use torch.logsumexp, which takes the largest logit out first.",
+            lambda logits, target: (logits.exp().sum(1).log() - logits[torch.arange(len(logits)), target]).mean(),
+        ),
+        Mistake(
+            "the sum over the samples",
+            "Take the mean over the N samples; a sum grows with the size of the batch.",
+            lambda logits, target: torch.nn.functional.cross_entropy(logits, target, reduction="sum"),
+        ),
+        Mistake(
+            "one loss for each sample",
+            "One step is missing: the mean over the samples.",
+            lambda logits, target: torch.nn.functional.cross_entropy(logits, target, reduction="none"),
+        ),
+        Mistake(
+            "log p instead of −log p",
+            "The sign is turned: a good answer must have a small loss.",
+            lambda logits, target: -torch.nn.functional.cross_entropy(logits, target),
+        ),
+        Mistake(
+            "softmax twice",
+            "Probabilities went through log-softmax again. Start from the logits.",
+            lambda logits, target: torch.nn.functional.cross_entropy(torch.softmax(logits, 1), target),
+        ),
+        Mistake(
+            "1 − p instead of −log p",
+            "This is the mean of 1 − p. The loss is −log p: nearly the same near p = 1, and without limit near p = 0.",
+            lambda logits, target: (1 - _true_probability(logits, target)).mean(),
+        ),
+        Mistake(
+            "the raw logit of the true class",
+            "Minus the logit of the true class can be made small by adding a number to the row. Add the log-sum-exp.",
+            lambda logits, target: -logits[torch.arange(len(logits)), target].mean(),
+        ),
+        Mistake(
+            "normalised over the batch",
+            "dim=0 runs over the samples. Each row is one distribution: logsumexp(dim=1).",
+            lambda logits, target: (
+                torch.logsumexp(logits, 0)[target] - logits[torch.arange(len(logits)), target]
+            ).mean(),
+        ),
+        Mistake(
+            "the mean over all classes",
+            "Every class was asked. Only the probability of the true class counts: pick one entry of each row.",
+            lambda logits, target: -torch.log_softmax(logits, 1).mean(),
+        ),
+    ),
+)
+
+
+# Exercise 5: the next character
 
 
 @cache
@@ -198,6 +356,16 @@ NEXT = Exercise(
             lambda logits: logits[-1].argmax(dim=-1),
         ),
         Mistake(
+            "the flat index of the whole batch",
+            "argmax() without dim returns one position in the flattened tensor. Choose along the last axis.",
+            lambda logits: logits[:, -1].argmax(),
+        ),
+        Mistake(
+            "argmax over the prompts",
+            "dim=0 is the axis of the prompts, so prompts were compared with each other. Choose along the last axis.",
+            lambda logits: logits[:, -1].argmax(dim=0),
+        ),
+        Mistake(
             "scores instead of characters",
             "max() gives the largest logit; argmax() gives the id of the character that has it.",
             lambda logits: logits[:, -1].max(dim=-1).values,
@@ -206,7 +374,7 @@ NEXT = Exercise(
 )
 
 
-# Exercise 4: one label per pixel
+# Exercise 6: one label per pixel
 
 
 def _pixel_cases(seed: int) -> list[tuple]:
@@ -233,6 +401,11 @@ PIXELS = Exercise(
             lambda logits, target: (logits.argmax(dim=-1) == target).float().mean(dim=(1, 2)),
         ),
         Mistake(
+            "argmax over the pictures",
+            "dim=0 runs over the pictures of the batch. The classes are in dim 1.",
+            lambda logits, target: (logits.argmax(dim=0) == target).float().mean(dim=(1, 2)),
+        ),
+        Mistake(
             "softmax along the columns of the picture",
             "softmax(dim=-1) lets the pixels of a row compete with each other. The classes compete, in dim 1; for the "
             "label no softmax is needed at all.",
@@ -249,6 +422,11 @@ PIXELS = Exercise(
             lambda logits, target: (logits.argmax(dim=1) != target).float().mean(dim=(1, 2)),
         ),
         Mistake(
+            "the share at each position of the picture, over the batch",
+            "The mean ran over the pictures. Each picture shall keep its own number: take the mean over (1, 2).",
+            lambda logits, target: (logits.argmax(dim=1) == target).float().mean(dim=0),
+        ),
+        Mistake(
             "counts instead of shares",
             "Divide by the number of pixels: use mean, not sum.",
             lambda logits, target: (logits.argmax(dim=1) == target).float().sum(dim=(1, 2)),
@@ -257,7 +435,7 @@ PIXELS = Exercise(
 )
 
 
-# Exercise 5: find and fix
+# Exercise 7: find and fix
 
 
 def _confidence_cases(seed: int) -> list[tuple]:
@@ -342,4 +520,4 @@ CONFIDENCE = Exercise(
     ),
 )
 
-EXERCISES = (TUMOUR, SOFTMAX, NEXT, PIXELS, CONFIDENCE)
+EXERCISES = (TIMES, TUMOUR, SOFTMAX, LOSS, NEXT, PIXELS, CONFIDENCE)

@@ -72,10 +72,13 @@ def check(name: str, answer: Callable, *, seed: int = 0) -> None:
         answer: the learner's function.
         seed: which cases are drawn; grading uses another one than the learner sees.
 
+    After a failure, `check.last_case()` returns the arguments of the case that failed.
+
     Raises:
         CheckFailed: not implemented, raises an error, or returns something else than expected.
         ValueError: an unknown exercise.
     """
+    _failed.clear()
     chapter = str(name).partition(".")[0]
     known = _of_chapter(chapter) if chapter in CHAPTERS else {}  # the other chapters' libraries take seconds to load
     if name not in known:
@@ -86,8 +89,27 @@ def check(name: str, answer: Callable, *, seed: int = 0) -> None:
     with isolated_randomness(0):  # making models for the cases draws random numbers
         cases = exercise.cases(seed)
     for number, case in enumerate(cases, start=1):
+        _failed[:] = [case]  # stays if the next line raises
         _check_case(exercise, answer, case, number)
+    _failed.clear()
     print(f"✓ {name}: right. {exercise.praise}")
+
+
+_failed: list[tuple] = []  # the arguments of the case that the last check stopped at, or nothing
+
+
+def last_case() -> tuple:
+    """The arguments of the case at which the last check stopped, as a copy: call your own function with them.
+
+    Raises:
+        LookupError: no check has run yet, or the last one passed.
+    """
+    if not _failed:
+        raise LookupError("there is no failed case: the last check passed, or none has run yet")
+    return copy.deepcopy(_failed[0])
+
+
+check.last_case = last_case  # so that learners need no other import than check
 
 
 @cache
@@ -133,6 +155,7 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
         return
     lines = [
         f"✗ {exercise.name}: not right yet (case {number}).",
+        f"  input:    {', '.join(map(_show, case)) or 'none'}",
         f"  expected: {_show(expected)}",
         f"  got:      {_show(got)}",
         f"  {difference}",
@@ -140,6 +163,7 @@ def _check_case(exercise: Exercise, answer: Callable, case: tuple, number: int) 
     mistake = _recognise(exercise, case, got)
     if mistake is not None:
         lines.append(f"  This looks like: {mistake.name}. {mistake.hint}")
+    lines.append("  To try this input yourself: arguments = check.last_case(); your_function(*arguments)")
     raise CheckFailed("\n".join(lines)) from None
 
 
@@ -251,6 +275,8 @@ def _show(value: Any) -> str:
         numbers = ", ".join(f"{number:.4g}" for number in value.detach().flatten()[:6].tolist())
         more = ", …" if value.numel() > 6 else ""
         return f"{dtype_name(value.dtype)} {tuple(value.shape)} [{numbers}{more}]"
+    if isinstance(value, torch.nn.Module):
+        return f"a network, {type(value).__name__}"
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):

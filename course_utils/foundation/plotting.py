@@ -247,6 +247,29 @@ def plot_curves(
     return finish(figure)
 
 
+@course_style()
+def plot_flow(steps: Sequence[tuple[str, str]], *, title: str = "") -> Figure:
+    """Boxes from left to right with arrows between them: what goes through a network, and in which shape.
+
+    Args:
+        steps: (name, below) for each box: the name inside the box, and a text below it, for example a shape.
+        title: the message of the figure.
+    """
+    if not steps:
+        raise ValueError("steps is empty; pass at least one (name, below)")
+    figure, axes = new_figure(size=(2.2 * len(steps), 1.7))
+    ax = axes[0]
+    for i, (name, below) in enumerate(steps):
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "#e8f1f8", "edgecolor": PALETTE[0]}
+        ax.text(i, 0.3, name, ha="center", va="center", bbox=box)
+        ax.text(i, -0.45, below, ha="center", va="top", fontsize=10)
+        if i:
+            ax.annotate("", (i - 0.36, 0.3), (i - 0.64, 0.3), arrowprops={"arrowstyle": "->", "linewidth": 1.5})
+    ax.set(xlim=(-0.5, len(steps) - 0.5), ylim=(-1.2, 0.9), title=title)
+    ax.set_axis_off()
+    return finish(figure)
+
+
 _MOST_CLASSES_WITH_TEXTS = 20
 
 

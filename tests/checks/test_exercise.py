@@ -199,7 +199,7 @@ def test_checking_leaves_the_random_state_alone():
 
 
 def test_names_and_answers_that_are_none():
-    with pytest.raises(ValueError, match="there are basics.tumour_probability"):
+    with pytest.raises(ValueError, match="there are basics.times_as_probable"):
         check("basics.nothing", len)
     with pytest.raises(CheckFailed, match="expected a function"):
         check("basics.tumour_probability", torch.zeros(3))
@@ -207,3 +207,19 @@ def test_names_and_answers_that_are_none():
 
 def test_jupyter_shows_only_the_message():
     assert CheckFailed("one\ntwo")._render_traceback_() == ["one", "two"]
+
+
+def test_the_failing_input_is_shown_and_handed_over():
+    def for_one_patient_wrong(logits):
+        probabilities = torch.sigmoid(logits[:, 0])
+        return probabilities if len(logits) > 1 else probabilities[0]
+
+    with pytest.raises(CheckFailed, match=r"input:    float32 \(1, 1\) "):
+        check("basics.tumour_probability", for_one_patient_wrong)
+    (logits,) = check.last_case()
+    assert logits.shape == (1, 1)
+    logits.zero_()  # a copy: changing it changes nothing for the next who asks
+    assert check.last_case()[0].abs().sum() > 0
+    check("basics.tumour_probability", lambda logits: torch.sigmoid(logits[:, 0]))
+    with pytest.raises(LookupError, match="no failed case"):
+        check.last_case()
