@@ -132,7 +132,7 @@ def collect_class(
     folder: str | os.PathLike,
     *,
     plans: str | os.PathLike | None = None,
-    rerun: int = 3,
+    rerun: int | None = None,
     tolerance: float = 1e-3,
     seed: int | None = None,
     first_seed: int = 0,
@@ -145,8 +145,10 @@ def collect_class(
         folder: with the files, `*.json` in upper or lower case; folders inside it are not entered.
         plans: another folder, with the plans (`Plan.save`) that were handed in before the runs. A plan that lies beside
             the submissions may have been made with them, and the table says so.
-        rerun, tolerance, seed, first_seed, num_seeds, minutes: as for `validate_submission`. TIME. With rerun=0 thirty
-            files take seconds, and any figures pass that fit together.
+        rerun, tolerance, seed, first_seed, num_seeds, minutes: as for `validate_submission`. Repeating all runs takes
+            as long as the students' own comparisons did: about three minutes for thirty files with 20 settings × 10
+            seeds × 1,000 epochs on iris, at most `minutes` a file, twice that where training is chaotic; rerun=1 takes
+            about a third. With rerun=0 thirty files take seconds, and any figures pass that fit together.
 
     Raises:
         NotADirectoryError: no such folder.

@@ -30,7 +30,7 @@ CHANCE = 0.001  # that an honest file of a computer that rounds otherwise seems 
 class CheckOptions:
     """What a check demands, and how much it repeats; `validate_submission` says what each option means."""
 
-    rerun: int = 3
+    rerun: int | None = None
     tolerance: float = 1e-3
     seed: int | None = None
     first_seed: int = 0
@@ -38,14 +38,12 @@ class CheckOptions:
     minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        check_count(self.rerun, "rerun", minimum=0)
         check_number(self.tolerance, "tolerance", above=0)
-        check_count(self.first_seed, "first_seed", minimum=0)
         check_number(self.minutes, "minutes", above=0)
-        if self.seed is not None:
-            check_count(self.seed, "seed", minimum=0)
-        if self.num_seeds is not None:
-            check_count(self.num_seeds, "num_seeds")
+        check_count(self.first_seed, "first_seed", minimum=0)
+        for name, minimum in {"rerun": 0, "seed": 0, "num_seeds": 1}.items():
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name, minimum=minimum)
 
 
 def repeat_sample(comparison: Comparison, splits: DataSplits, options: CheckOptions) -> tuple[list[str], list[str]]:
@@ -53,14 +51,7 @@ def repeat_sample(comparison: Comparison, splits: DataSplits, options: CheckOpti
     drawn = draw(comparison, options.rerun, options.seed)
     claims = affordable(comparison, splits, drawn, 60 * options.minutes)
     problems, excused = judge(comparison, splits, claims, options)
-    if excused and not problems:
-        # One excuse says little; many that favour the same setting say much.
-        chaotic, done = {one.claim.setting for one in excused}, set(map(_key, claims))
-        others = [record for record in comparison.records if record.setting in chaotic and _key(record) not in done]
-        others = affordable(comparison, splits, others, 60 * options.minutes / (1 + COPIES))
-        problems, more = judge(comparison, splits, others, options)
-        problems = problems or favoured(comparison, excused + more)
-    return problems, left_out(comparison, claims)
+    return problems or favoured(comparison, excused), left_out(comparison, drawn, claims)
 
 
 def _key(record: RunRecord) -> tuple[int, int]:
@@ -70,26 +61,27 @@ def _key(record: RunRecord) -> tuple[int, int]:
 # Which runs
 
 
-def draw(comparison: Comparison, rerun: int, seed: int | None) -> list[RunRecord]:
+def draw(comparison: Comparison, rerun: int | None, seed: int | None) -> list[RunRecord]:
     """The runs to repeat, the most telling first.
 
     One of each setting: of the best, of the runner-up, then of the others at random. Then all others of the best
-    setting, then others at random, until there are `rerun` of each.
+    setting, then others at random, until there are `rerun` of each; None: until there are all.
     """
-    numbers = random.Random(seed)
+    numbers, num_seeds = random.Random(seed), len(comparison.seeds)
     best, *rivals = comparison.summary()["setting"].tolist()
     # A twin of the best setting (with a dropout of 1e-9, say) is no runner-up: between the two nothing was decided.
     runner_up = next((number for number in rivals if not _are_twins(comparison, best, number)), None)
     numbers.shuffle(rivals)
     order = [best, *sorted(rivals, key=lambda number: number != runner_up)]
-    runs = [_in_telling_order(comparison, number, best, numbers) for number in order]
-    more = [record for place in range(1, rerun) for rows in runs[1:] for record in rows[place : place + 1]]
-    return [rows[0] for rows in runs] + runs[0][1:] + more
+    first, *others = (numbers.sample(_records_of(comparison, number), num_seeds) for number in order)
+    places = range(1, num_seeds if rerun is None else rerun)
+    more = [record for place in places for runs in others for record in runs[place : place + 1]]
+    return [runs[0] for runs in (first, *others)] + first[1:] + more
 
 
-def _records_of(comparison: Comparison, number: int) -> list[RunRecord]:
+def _records_of(comparison: Comparison, number: int) -> Sequence[RunRecord]:
     num_seeds = len(comparison.seeds)
-    return list(comparison.records[number * num_seeds : (number + 1) * num_seeds])
+    return comparison.records[number * num_seeds : (number + 1) * num_seeds]
 
 
 def loss_curves(comparison: Comparison, number: int) -> np.ndarray:
@@ -100,24 +92,6 @@ def loss_curves(comparison: Comparison, number: int) -> np.ndarray:
 def _are_twins(comparison: Comparison, first: int, second: int) -> bool:
     one, other = loss_curves(comparison, first), loss_curves(comparison, second)
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-3, equal_nan=True)
-
-
-def _in_telling_order(comparison: Comparison, number: int, best: int, numbers: random.Random) -> list[RunRecord]:
-    """A setting's runs at random, behind the one that falls furthest behind the best setting in the same seed.
-
-    Who makes the runs of a rival worse, so that another setting wins, makes them so there.
-    """
-    favourite = {record.seed: record for record in _records_of(comparison, best)}
-    better = 1 if higher_is_better(comparison.metric) else -1
-
-    def lead(record: RunRecord) -> tuple[bool, float]:
-        gap = better * (record.validation - favourite[record.seed].validation)
-        return not record.diverged, gap if gap == gap else -np.inf
-
-    records = _records_of(comparison, number)
-    numbers.shuffle(records)
-    furthest_behind = min(records, key=lead)
-    return [furthest_behind, *(record for record in records if record is not furthest_behind)]
 
 
 def estimated_seconds(setting: Setting, splits: DataSplits) -> tuple[float, float]:
@@ -161,17 +135,17 @@ def affordable(
     return chosen
 
 
-def left_out(comparison: Comparison, claims: Sequence[RunRecord]) -> list[str]:
-    """What was not repeated although it should have been."""
-    repeated = [claim.setting for claim in claims]
-    best, num_seeds = comparison.best().setting, len(comparison.seeds)
-    missing = [number for number in range(len(comparison.settings)) if number not in set(repeated)]
-    notes = []
-    if missing:
-        notes.append(f"no run of setting(s) {listed(missing)} was repeated: that would take too long")
-    if 0 < repeated.count(best) < num_seeds:
-        notes.append(f"{repeated.count(best)} of {num_seeds} runs of the best setting were repeated: all take too long")
-    return notes
+def left_out(comparison: Comparison, drawn: Sequence[RunRecord], repeated: Sequence[RunRecord]) -> list[str]:
+    """What the time did not allow to repeat."""
+    if len(drawn) == len(repeated):
+        return []
+    numbers = [record.setting for record in repeated]
+    missing = [number for number in range(len(comparison.settings)) if number not in set(numbers)]
+    of_best = numbers.count(comparison.best().setting)
+    return [
+        f"there was time to repeat {len(repeated)} of {len(drawn)} runs, {of_best} of the best setting's "
+        f"{len(comparison.seeds)}" + (f", and none of setting(s) {listed(missing)}" if missing else "")
+    ]
 
 
 def listed(values: Sequence[object]) -> str:
@@ -234,8 +208,9 @@ def judge(
         What is wrong, and the repetitions that chaos excuses.
     """
     found = repeat(splits, _items(comparison, claims), comparison.metric)
+    samples = {seed: _one_sample(comparison.metric, splits, seed) for seed in {claim.seed for claim in claims}}
     repeated = {
-        _key(claim): _compared(comparison, splits, claim, run, options.tolerance)
+        _key(claim): _compared(comparison.metric, claim, run, samples[claim.seed], options.tolerance)
         for claim, run in zip(claims, found, strict=True)
     }
     suspects = [one.claim for one in repeated.values() if one.disagreements()]
@@ -281,21 +256,18 @@ def _tolerances(found: RunRecord, tolerance: float) -> np.ndarray:
     return tolerance * np.maximum(1.0, np.nan_to_num(_figures(found)))
 
 
-def _compared(
-    comparison: Comparison, splits: DataSplits, claim: RunRecord, found: RunRecord, tolerance: float
-) -> Repetition:
-    allowed = _tolerances(found, tolerance)
-    if is_share(comparison.metric):
-        allowed[: len(PARTS)] = 1e-9
-        return Repetition(claim, found, allowed, _one_sample(comparison.metric, splits, claim.seed) / 2)
-    allowed[: len(PARTS)] /= 10  # losses are compared closely at first, so that small favours are seen
-    return Repetition(claim, found, allowed, allowed[: len(PARTS)])
-
-
 def _one_sample(metric: str, splits: DataSplits, seed: int) -> np.ndarray:
-    """(3,) by how much one answer changes the metric on each part."""
+    """(3,) by how much one answer changes the metric on each part; 0 for the loss."""
     fold = splits.folds(seed)[0]
     return np.array([one_sample(metric, fold[part][1]) for part in PARTS])
+
+
+def _compared(metric: str, claim: RunRecord, found: RunRecord, sample: np.ndarray, tolerance: float) -> Repetition:
+    allowed = _tolerances(found, tolerance)
+    # Shares must be equal. Losses are compared closely at first, so that small favours are seen.
+    exact = 1e-9 if is_share(metric) else allowed[: len(PARTS)] / 10
+    allowed[: len(PARTS)] = exact
+    return Repetition(claim, found, allowed, np.maximum(sample / 2, exact))
 
 
 def _with_copies(

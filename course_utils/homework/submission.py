@@ -31,8 +31,8 @@ class Verdict:
     Attributes:
         ok: no problem was found.
         problems: what is wrong, in words.
-        notes: what is not wrong, but should be known: settings whose runs could not be repeated in the time, and
-            settings that have the same curves as others.
+        notes: what is not wrong, but should be known: which runs there was no time to repeat, and settings that have
+            the same curves as others.
     """
 
     ok: bool
@@ -49,7 +49,7 @@ class Verdict:
 def validate_submission(
     path: str | os.PathLike,
     *,
-    rerun: int = 3,
+    rerun: int | None = None,
     tolerance: float = 1e-3,
     seed: int | None = None,
     first_seed: int = 0,
@@ -59,35 +59,35 @@ def validate_submission(
 ) -> Verdict:
     """Check a file that was handed in as one of `Comparison.save`. A bad file gives a verdict, never an exception.
 
-    In order: size and JSON; the keys and their values; every setting with every seed exactly once; figures that are
-    possible, for an accuracy also whole numbers of samples; a summary and a curves digest that follow from the runs;
-    the data set; seeds that nobody picked; no run counted twice; a plan, if one is named, that was kept; that no run is
-    too long or too large to be repeated. Then runs are run again, on the data set as this computer has it: all of the
-    best setting and `rerun` of each other one, of which one is that where it falls furthest behind. Nothing in the file
-    is executed.
+    First what needs no run: size and JSON; the keys and their values; every setting with every seed exactly once;
+    figures that are possible, for an accuracy also whole numbers of samples; a summary and a curves digest that follow
+    from the runs; the data set; seeds that nobody picked; no run counted twice; a plan, if one is named, that was kept;
+    no run that is too long or too large to be repeated. Then runs are run again, on this computer's copy of the data:
+    one of each setting, then all others of the best one, then all others, as far as the time goes; what it did not
+    allow is said in the notes. Nothing in the file is executed.
 
     A run is reproduced if its accuracies or F1 are equal, and the loss, and each point of the curve, agrees to
     `tolerance`·max(1, loss), and if it diverged then and now, or neither. A run that does not agree is also run with
     inputs changed by 1e-7 and 1e-6, three times each. If their curves and figures agree, so must the claim. Where they
     separate, training is chaotic: the rounding of another computer would change the result as much. Then the curve is
     compared only up to that point, and the figures may differ by 6 times the spread of those runs, at least 3 samples
-    (losses: 10 times the spread). Such differences have no direction in an honest file. So all runs of such a setting
-    are repeated, and the sums of their differences, in all and for each setting, of the best setting with a plus, of
-    its rivals with a minus, are compared with what the spread explains.
+    (losses: 10 times the spread). Such differences have no direction in an honest file. So their sums, over all
+    settings and for each, of the best one with a plus, of its rivals with a minus, are compared with what the spread
+    explains. The first run that chaos does not excuse ends the check.
 
-    What the sample misses it cannot find: a change of one run of a setting that is not the best, and that does not
-    make this run its worst, is found with the share of the runs that are repeated.
+    What is not repeated is not certified. And of chaotic training no check can say more than that its figures are
+    possible.
 
     Args:
         path: of the file.
-        rerun: how many runs of each setting are repeated, all of the best one; 0 checks the form only.
+        rerun: how many runs of each setting are repeated, of the best one always all; None: all of all settings. 0
+            checks the form only.
         tolerance: of the loss, > 0.
-        seed: of the sample; None draws another sample each time, which nobody can foresee.
+        seed: of the order; None draws another one each time, so that nobody can foresee what is left out.
         first_seed: n seeds must be first_seed … first_seed + n − 1. Who may choose them can look for those that show
             a difference.
         num_seeds: n, if the teacher has set it; None takes any. Who may choose it can stop when a difference shows.
-        minutes: what repeating may take, as estimated for one core; one run of each setting comes first. What does not
-            fit is named in the notes. Where training is chaotic, it may take three times as long in all.
+        minutes: what repeating may take, as estimated for one core; twice as long where training is chaotic.
         plan: the one that was handed in before the runs; anything else is a problem. None: the file need not have one.
 
     Returns:
@@ -112,7 +112,7 @@ def check_submission(
         problems = form_problems(comparison, options, plan)
         if not problems:
             notes = equal_curves(comparison)
-        if not problems and options.rerun:
+        if not problems and options.rerun != 0:
             problems, more = repeat_sample(comparison, load_splits(comparison.data, comparison.validation), options)
             notes += more
     except BadDocument as error:

@@ -46,17 +46,10 @@ class TestDraw:
             counts = np.bincount([record.setting for record in drawn])
             assert counts.tolist() == [5 if number == first else 3 for number in range(20)]
             assert len({(record.setting, record.seed) for record in drawn}) == len(drawn)
-            orders.add(tuple(record.setting for record in drawn))
+            orders.add(tuple((record.setting, record.seed) for record in drawn))
         assert len(orders) == 20  # nobody can foresee them
-        assert len(repetition.draw(comparison, 10**6, 0)) == len(comparison)
-
-    def test_of_a_rival_the_run_that_falls_furthest_behind_comes_first(self, honest):
-        comparison = honest["twenty"]
-        best, lead = comparison.best().setting, comparison.matrix()
-        lead = lead - lead[best]
-        for record in repetition.draw(comparison, 1, 0)[:20]:
-            if record.setting != best:
-                assert lead[record.setting, record.seed] == lead[record.setting].min()
+        for everything in (repetition.draw(comparison, rerun, 0) for rerun in (None, 5, 10**6)):
+            assert len(set(everything)) == len(everything) == len(comparison)
 
     def test_a_twin_of_the_best_is_no_runner_up(self):
         grid = {"lr": [0.3, 0.30000001, 0.1, 0.01]}
@@ -90,14 +83,14 @@ class TestCost:
         assert [(record.setting, record.seed) for record in chosen] == [(0, 0)]
 
     def test_a_wrong_file_costs_its_sample_and_one_look_at_chaos(self, honest, num_repeated, tmp_path):
-        """It cost 70 runs: six copies of each of fifteen, before the first disagreement was reported."""
+        """It cost 70 times as much as a run: fifteen runs, and six copies of each that chaos did not excuse at once."""
         document = saved(tmp_path / "honest.json", honest["chaos"])
         for run in document["runs"]:
             run["losses"][0] += 0.1  # before the first step nothing is chaotic
         (tmp_path / "a.json").write_text(json.dumps(resigned(document)))
         verdict = validate_submission(tmp_path / "a.json", seed=0)
         assert len(verdict.problems) == 1
-        assert num_repeated == [6 + 3 * 3] + [1] * repetition.COPIES
+        assert num_repeated == [len(honest["chaos"])] + [1] * repetition.COPIES
 
     def test_what_there_is_no_time_to_explain_is_not_in_order(self, honest, iris, tmp_path):
         comparison = honest["chaos"]
@@ -124,25 +117,6 @@ class TestChaos:
         )
         problems, excused = repetition.judge(comparison, iris, [claim], OPTIONS)
         assert (problems, len(excused)) == ([], 1)
-
-    def test_where_chaos_is_an_excuse_all_runs_of_the_setting_are_repeated(self, iris, num_repeated):
-        grid = {"lr": [0.1, 3.0], "hidden_features": 16, "batch_size": 8}
-        honest = compare(grid, seeds=6, epochs=60, progress=False)
-        items = [Item(record.setting, honest.settings[record.setting], record.seed) for record in honest.records]
-        records = repetition.repeat(repetition.perturbed(iris, 99), items, "accuracy")
-        other = Comparison(**(vars_of(honest) | {"records": tuple(records)}))
-        num_repeated.clear()
-        problems, notes = repetition.repeat_sample(other, iris, CheckOptions(rerun=1, seed=0))
-        assert problems == notes == []
-        assert other.best().setting == 0
-        assert num_repeated[0] == 7
-        # One of the chaotic setting, its copies, then its five others and their copies.
-        assert num_repeated[1:7] == [1] * 6
-        assert num_repeated[7] == 5
-
-
-def vars_of(comparison: Comparison) -> dict:
-    return {name: getattr(comparison, name) for name in comparison.__dataclass_fields__}
 
 
 class TestFavour:

@@ -415,7 +415,7 @@ CAREFUL = {
 class TestCarefulForgeries:
     @pytest.mark.parametrize("name", CAREFUL)
     def test_none_gets_through(self, name, honest, tmp_path):
-        """P1, P2, P3, P4, P6, P7, P21, F7, and more that were invented: with the usual three runs repeated."""
+        """P1, P2, P3, P4, P6, P7, P21, F7, and more that were invented: with the usual options."""
         source, change, message = CAREFUL[name]
         document = saved(tmp_path / "honest.json", honest[source])
         change(document)
@@ -460,7 +460,8 @@ class TestNotes:
         verdict = validate_submission(tmp_path / "a.json", minutes=1e-9)
         assert verdict.ok
         listed = ", ".join(map(str, range(10)))
-        assert verdict.notes == (f"no run of setting(s) {listed} and 10 more was repeated: that would take too long",)
+        nothing = "there was time to repeat 0 of 100 runs, 0 of the best setting's 5"
+        assert verdict.notes == (f"{nothing}, and none of setting(s) {listed} and 10 more",)
         assert str(verdict) == f"in order\nnote: {verdict.notes[0]}"
 
     def test_settings_with_equal_curves_are_named(self, tmp_path):
