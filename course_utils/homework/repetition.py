@@ -73,24 +73,14 @@ def draw(comparison: Comparison, rerun: int | None, seed: int | None) -> list[Ru
     runner_up = next((number for number in rivals if not _are_twins(comparison, best, number)), None)
     numbers.shuffle(rivals)
     order = [best, *sorted(rivals, key=lambda number: number != runner_up)]
-    first, *others = (numbers.sample(_records_of(comparison, number), num_seeds) for number in order)
-    places = range(1, num_seeds if rerun is None else rerun)
-    more = [record for place in places for runs in others for record in runs[place : place + 1]]
+    runs = {number: comparison.records[number * num_seeds : (number + 1) * num_seeds] for number in order}
+    first, *others = (numbers.sample(runs[number], num_seeds) for number in order)
+    more = [runs[place] for place in range(1, min(rerun or num_seeds, num_seeds)) for runs in others]
     return [runs[0] for runs in (first, *others)] + first[1:] + more
 
 
-def _records_of(comparison: Comparison, number: int) -> Sequence[RunRecord]:
-    num_seeds = len(comparison.seeds)
-    return comparison.records[number * num_seeds : (number + 1) * num_seeds]
-
-
-def loss_curves(comparison: Comparison, number: int) -> np.ndarray:
-    """The curves of a setting's runs, (seeds, points)."""
-    return np.array([record.losses for record in _records_of(comparison, number)])
-
-
 def _are_twins(comparison: Comparison, first: int, second: int) -> bool:
-    one, other = loss_curves(comparison, first), loss_curves(comparison, second)
+    one, other = comparison.curves_of(first), comparison.curves_of(second)
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-3, equal_nan=True)
 
 

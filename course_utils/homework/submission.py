@@ -14,10 +14,9 @@ from course_utils.homework.repetition import (
     estimated_bytes,
     estimated_seconds,
     listed,
-    loss_curves,
     repeat_sample,
 )
-from course_utils.homework.runs import same_runs
+from course_utils.homework.runs import check_different_runs
 from course_utils.homework.storage import BadDocument, from_bytes, plain, read_limited
 
 MAX_SECONDS = 120  # estimated for one run
@@ -135,8 +134,10 @@ def form_problems(comparison: Comparison, options: CheckOptions, plan: Plan | No
         return ["the sizes of the parts are not those of this data set"]
     problems = picked_seeds(comparison, options.first_seed, options.num_seeds)
     problems += broken_plan(comparison, plan) + too_much(comparison, splits)
-    if pair := same_runs(comparison.settings, splits, comparison.seeds[0]):
-        problems.append(f"settings {pair[0]} and {pair[1]} are the same runs on these data: both take the full batch")
+    try:
+        check_different_runs(comparison.settings, splits, comparison.seeds[0])
+    except ValueError as error:
+        problems.append(str(error))
     return problems + broken_samples(comparison, splits)
 
 
@@ -204,7 +205,7 @@ def equal_curves(comparison: Comparison) -> list[str]:
     first: dict[bytes, int] = {}  # curves → the first setting that has them
     equal = []
     for number in range(len(comparison.settings)):
-        curves = loss_curves(comparison, number).tobytes()
+        curves = comparison.curves_of(number).to_numpy().tobytes()
         if curves in first:
             equal.append(f"{number} (as {first[curves]})")
         first.setdefault(curves, number)

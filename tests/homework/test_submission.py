@@ -397,6 +397,7 @@ CAREFUL = {
     "a slightly better learning rate": ("twenty", better_rate, "its curve differs"),
     "a winner made worse": ("twenty", suppress(5, 6), "its validation figure is"),
     "a winner made worse in two of five runs": ("twenty", suppress(2, 10), "its validation figure is"),
+    "a winner made worse in one of five runs": ("twenty", suppress(1, 6), "its validation figure is"),
     "the six best made worse": ("twenty", suppress(5, 9, tuple(range(6))), "its validation figure is"),
     "a winner that diverges once": (
         "twenty",
