@@ -272,6 +272,8 @@ def _with_copies(
         sample = 2 * one.least_spread if is_share(comparison.metric) else None
         allowed = _allowed_in_chaos(_figures(one.found), copies, _tolerances(one.found, tolerance), sample)
         by_chance = any(run.diverged != one.found.diverged for run in runs)
+        if _rounds_alike(one, copies, tolerance):
+            allowed[: len(PARTS)] = one.allowed[: len(PARTS)]
         tried.append(replace(one, allowed=allowed, copies=copies, diverges_by_chance=by_chance))
     return tried
 
@@ -298,6 +300,17 @@ def _allowed_in_chaos(
     # Differences grow exponentially: behind the first point where the copies separate, the curve is another one.
     widened[len(PARTS) :][np.maximum.accumulate(apart[len(PARTS) :])] = np.inf
     return widened
+
+
+def _rounds_alike(one: Repetition, copies: np.ndarray, tolerance: float) -> bool:
+    """Is the claimed curve, where those of the copies are apart, the one that comes out here, to every digit?
+
+    Then the claim was computed with the same rounding, and chaos is no excuse for other figures.
+    """
+    claimed, found = (np.array(record.losses) for record in (one.claim, one.found))
+    spread = np.nan_to_num(np.abs(copies[:, len(PARTS) :] - found), nan=0.0).max(0)
+    apart = spread > tolerance * np.maximum(1.0, np.nan_to_num(found))
+    return bool(apart.any()) and np.array_equal(claimed[apart], found[apart])
 
 
 def favoured(comparison: Comparison, excused: Sequence[Repetition]) -> list[str]:

@@ -70,9 +70,10 @@ def validate_submission(
     inputs changed by 1e-7 and 1e-6, three times each. If their curves and figures agree, so must the claim. Where they
     separate, training is chaotic: the rounding of another computer would change the result as much. Then the curve is
     compared only up to that point, and the figures may differ by 6 times the spread of those runs, at least 3 samples
-    (losses: 10 times the spread). Such differences have no direction in an honest file. So their sums, over all
-    settings and for each, of the best one with a plus, of its rivals with a minus, are compared with what the spread
-    explains. The first run that chaos does not excuse ends the check.
+    (losses: 10 times the spread). If the curve is the same to every digit behind that point too, there is no excuse:
+    the rounding was the same. Such differences have no direction in an honest file. So their sums, over all settings
+    and for each, of the best one with a plus, of its rivals with a minus, are compared with what the spread explains.
+    The first run that chaos does not excuse ends the check.
 
     What is not repeated is not certified. And of chaotic training no check can say more than that its figures are
     possible.

@@ -1,6 +1,7 @@
 """Which runs are run again, at what cost, and what chaos excuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,21 @@ class TestChaos:
         )
         problems, excused = repetition.judge(comparison, iris, [claim], OPTIONS)
         assert (problems, len(excused)) == ([], 1)
+
+    def test_a_curve_that_is_the_same_where_chaos_rules_comes_from_the_same_rounding(self, iris):
+        """So its figures must be the same as well."""
+        item = Item(0, Setting(16, lr=3.0, batch_size=8, epochs=60), 0)
+        (found,) = repetition.repeat(iris, [item], "accuracy")
+        (other,) = repetition.repeat(repetition.perturbed(iris, 99), [item], "accuracy")
+        verdicts = []
+        for run in (found, other):
+            claim = replace(run, validation=found.validation + (1 / 30 if found.validation < 1 else -1 / 30))
+            comparison = Comparison(
+                (item.setting,), (0,), (claim,), (90, 30, 30), "iris", iris.digest, "accuracy", "holdout", "auto"
+            )
+            problems, _ = repetition.judge(comparison, iris, [claim], OPTIONS)
+            verdicts.append(any("validation figure" in problem for problem in problems))
+        assert verdicts == [True, False]
 
 
 class TestFavour:

@@ -407,6 +407,12 @@ CAREFUL = {
     "twins in both first places": ("twins", let_twins_win, "its validation figure is"),
     "one run of the best setting, by one sample": ("twenty", raise_one_run, "its validation figure is"),
     "one rival of chaos made worse": ("chaos", suppress(6, 3, (1,)), "in favour of the best setting|reproduced"),
+    "three samples for the favourite of chaos alone": (
+        "chaos",
+        lambda d: add_samples(d, "validation", 3),
+        "its validation figure is",
+    ),
+    "a winner of chaos made worse by a sample": ("chaos", suppress(6, 1), "its validation figure is"),
     "the best setting's runs for a rival too": ("twenty", copy_the_best, "is not reproduced"),
     "a rival's seeds exchanged": ("twenty", exchange_seeds_of_a_rival, "is not reproduced"),
     "hours in many layers": ("twenty", claim_a_network([1] * 20_000, 100), "would take about"),
