@@ -139,7 +139,7 @@ def collect_class(
     num_seeds: int | None = None,
     minutes: float = 5.0,
 ) -> ClassReport:
-    """Read all JSON files of a folder as submissions, and repeat some runs of each. Bad ones are listed with problems.
+    """Read all JSON files of a folder as submissions, and repeat their runs. Bad ones are listed with problems.
 
     Args:
         folder: with the files, `*.json` in upper or lower case; folders inside it are not entered.

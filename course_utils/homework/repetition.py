@@ -46,8 +46,8 @@ class CheckOptions:
                 check_count(getattr(self, name), name, minimum=minimum)
 
 
-def repeat_sample(comparison: Comparison, splits: DataSplits, options: CheckOptions) -> tuple[list[str], list[str]]:
-    """Run a sample of the runs again. Returns what does not come out as claimed, and what the time did not allow."""
+def repeat_runs(comparison: Comparison, splits: DataSplits, options: CheckOptions) -> tuple[list[str], list[str]]:
+    """Run runs again. Returns what does not come out as claimed, and what the time did not allow."""
     drawn = draw(comparison, options.rerun, options.seed)
     claims = affordable(comparison, splits, drawn, 60 * options.minutes)
     problems, excused = judge(comparison, splits, claims, options)

@@ -1,4 +1,4 @@
-"""Checking a handed-in comparison: its form, its arithmetic, and a sample of its runs, which are run again."""
+"""Checking a handed-in comparison: its form, its arithmetic, and its runs, which are run again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from course_utils.homework.repetition import (
     estimated_bytes,
     estimated_seconds,
     listed,
-    repeat_sample,
+    repeat_runs,
 )
 from course_utils.homework.runs import check_different_runs
 from course_utils.homework.storage import BadDocument, from_bytes, plain, read_limited
@@ -113,7 +113,7 @@ def check_submission(
         if not problems:
             notes = equal_curves(comparison)
         if not problems and options.rerun != 0:
-            problems, more = repeat_sample(comparison, load_splits(comparison.data, comparison.validation), options)
+            problems, more = repeat_runs(comparison, load_splits(comparison.data, comparison.validation), options)
             notes += more
     except BadDocument as error:
         problems = error.problems
