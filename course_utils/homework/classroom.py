@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +19,12 @@ from course_utils.foundation.html import render
 from course_utils.foundation.plotting import PALETTE, course_style, figure_png, finish, new_figure
 from course_utils.homework.comparison import Comparison
 from course_utils.homework.metrics import METRICS
-from course_utils.homework.plans import Plan
+from course_utils.homework.plans import Plan, calls_itself_a_plan
+from course_utils.homework.repetition import CheckOptions
 from course_utils.homework.results import requirements
 from course_utils.homework.statistics import t_interval
-from course_utils.homework.storage import plain, runs_digest, write_new
-from course_utils.homework.submission import check_submission, checked_options
+from course_utils.homework.storage import plain, write_new
+from course_utils.homework.submission import check_submission
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +32,10 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("file", "name", "data", "metric", "settings", "seeds", "best_setting", "validation", "test", "optimism"),
-    *("effect", "tied_with_best", "seed_range", "plan", "same_runs_as", "unmet_requirements"),
+    *("effect", "tied_with_best", "seed_range", "plan", "same_runs_as", "same_name_as", "notes", "unmet_requirements"),
 )
 MAX_FILES = 2_000
+COPIED_SHARE = 0.2  # of the runs of the smaller file, from which on two files are shown as copies
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,11 +46,14 @@ class ClassReport:
         table: one row a submission that is in order: file, name (of the author, if given), data, metric, settings and
             seeds (their numbers), best_setting, its validation and test figures and optimism, effect (best minus worst
             setting on validation, without those that diverge), tied_with_best (how many others cannot be told apart
-            from the best), seed_range (the first and the last), plan ("none"; "kept" with the file of the plan, or with
-            the beginning of its digest if that file is not in the folder), same_runs_as (other files with the
-            same runs to the microsecond, so copies), unmet_requirements.
+            from the best), seed_range (the first and the last), plan (whether one was kept, and whether it was handed
+            in before), same_runs_as (other files with a fifth of its runs or more, the measured seconds included, so
+            copies), same_name_as (other files whose author's name is or looks the same), notes (of the verdict),
+            unmet_requirements.
         problems: file → what is wrong with it.
         comparisons: file → its comparison, for the files of the table.
+        unkept_plans: the plans that were handed in before and belong to no file of the table. Who hands in many can
+            choose among them afterwards.
 
     Names of files are shown with what cannot be written everywhere escaped, such as control characters.
     """
@@ -53,6 +61,7 @@ class ClassReport:
     table: pd.DataFrame
     problems: Mapping[str, tuple[str, ...]]
     comparisons: Mapping[str, Comparison]
+    unkept_plans: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -122,47 +131,66 @@ def _no_formula(text: str) -> str:
 def collect_class(
     folder: str | os.PathLike,
     *,
-    rerun: int = 3,
+    plans: str | os.PathLike | None = None,
+    rerun: int | None = None,
     tolerance: float = 1e-3,
     seed: int | None = None,
     first_seed: int = 0,
+    num_seeds: int | None = None,
+    minutes: float = 5.0,
 ) -> ClassReport:
-    """Read all JSON files of a folder as submissions, and repeat some runs of each. Bad ones are listed with problems.
-
-    Plans that `Plan.save` wrote may lie beside the submissions; the table says which submission kept which.
+    """Read all JSON files of a folder as submissions, and repeat their runs. Bad ones are listed with problems.
 
     Args:
         folder: with the files, `*.json` in upper or lower case; folders inside it are not entered.
-        rerun, tolerance, seed, first_seed: as for `validate_submission`. Three runs of each file take seconds to
-            minutes, as the class has chosen its epochs; with rerun=0 thirty files take seconds, and any figures pass
-            that fit together.
+        plans: another folder, with the plans (`Plan.save`) that were handed in before the runs. A plan that lies beside
+            the submissions may have been made with them, and the table says so.
+        rerun, tolerance, seed, first_seed, num_seeds, minutes: as for `validate_submission`. Repeating all runs takes
+            as long as the students' own comparisons did: about three minutes for thirty files with 20 settings × 10
+            seeds × 1,000 epochs on iris, at most `minutes` a file, twice that where training is chaotic; rerun=1 takes
+            about a third. With rerun=0 thirty files take seconds, and any figures pass that fit together.
 
     Raises:
         NotADirectoryError: no such folder.
-        ValueError: it has no JSON file.
+        ValueError: it has no JSON file; plans and submissions in one folder.
     """
-    options = checked_options(rerun=rerun, tolerance=tolerance, seed=seed, first_seed=first_seed)
+    options = CheckOptions(rerun, tolerance, seed, first_seed, num_seeds, minutes)
+    paths = _json_files(folder)
+    if not paths:
+        raise ValueError(f"{folder} has no *.json file")
+    problems: dict[str, tuple[str, ...]] = {}
+    if plans is not None and Path(plans).resolve() == Path(folder).resolve():
+        raise ValueError("plans must be another folder than that of the submissions: what lies there came with them")
+    received = {} if plans is None else _read_plans(_json_files(plans), problems, prefix=f"{_shown(Path(plans))}/")
+    beside = [path for path in paths if calls_itself_a_plan(path)]
+    late = _read_plans(beside, problems)
+    verdicts, comparisons = {}, {}
+    for path in sorted(set(paths) - set(beside)):
+        verdict, comparison = check_submission(path, options)
+        if verdict.ok:
+            verdicts[_shown(path)], comparisons[_shown(path)] = verdict, comparison
+        else:
+            problems[_shown(path)] = verdict.problems
+    copies, names = _copies(comparisons), _same_names(comparisons)
+    rows = [
+        _row(comparison)
+        | {"file": file, "plan": _plan_text(comparison.plan, received, late), "notes": "; ".join(verdicts[file].notes)}
+        | {"same_runs_as": "; ".join(copies[file]), "same_name_as": "; ".join(names[file])}
+        for file, comparison in comparisons.items()
+    ]
+    kept = {comparison.plan for comparison in comparisons.values()}
+    unkept = tuple(file for digest, file in received.items() if digest not in kept)
+    return ClassReport(pd.DataFrame(rows, columns=COLUMNS), problems, comparisons, unkept)
+
+
+def _json_files(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".json")
-    if not paths:
-        raise ValueError(f"{folder} has no *.json file")
     if len(paths) > MAX_FILES:
         raise ValueError(f"{folder} has {len(paths):,} *.json files, more than the {MAX_FILES:,} of any class")
-    plans, problems, comparisons = {}, {}, {}
-    for path in paths:
-        if plan := _plan_in(path):
-            plans[plan.digest] = _shown(path)
-            continue
-        verdict, comparison = check_submission(path, **options)
-        if verdict.ok:
-            comparisons[_shown(path)] = comparison
-        else:
-            problems[_shown(path)] = verdict.problems
-    digests = {file: runs_digest(comparison) for file, comparison in comparisons.items()}
-    rows = [_row(file, comparison, plans, digests) for file, comparison in comparisons.items()]
-    return ClassReport(pd.DataFrame(rows, columns=COLUMNS), problems, comparisons)
+    return paths
 
 
 def _shown(path: Path) -> str:
@@ -170,17 +198,67 @@ def _shown(path: Path) -> str:
     return plain(path.name.replace("\\", "\\\\"))
 
 
-def _plan_in(path: Path) -> Plan | None:
-    try:
-        return Plan.load(path)
-    except (ValueError, OSError):
-        return None
+def _read_plans(paths: Iterable[Path], problems: dict[str, tuple[str, ...]], prefix: str = "") -> dict[str, str]:
+    """Digest → file. What cannot be read is added to the problems."""
+    plans = {}
+    for path in paths:
+        try:
+            plans[Plan.load(path).digest] = _shown(path)
+        except (ValueError, OSError) as error:
+            problems[prefix + _shown(path)] = (plain(str(error)),)
+    return plans
 
 
-def _row(file: str, comparison: Comparison, plans: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, object]:
+def _plan_text(digest: str | None, received: Mapping[str, str], late: Mapping[str, str]) -> str:
+    """A plan that was not kept is a problem of the submission, so these are all kinds."""
+    if digest is None:
+        return "none"
+    if digest in received:
+        return f"kept ({received[digest]})"
+    where = f"{late[digest]} lies with the submissions" if digest in late else f"digest {digest[:12]}…"
+    return f"not handed in before ({where})"
+
+
+def _copies(comparisons: Mapping[str, Comparison]) -> dict[str, list[str]]:
+    """For each file the others that share so many runs with it that it cannot be chance."""
+    holders = defaultdict(list)  # a run → the files that have it
+    for file, comparison in comparisons.items():
+        for record in comparison.records:
+            holders[comparison.settings[record.setting], record.seed, record.seconds].append(file)
+    shared = Counter(pair for files in holders.values() for pair in combinations(files, 2))
+    found: dict[str, list[str]] = {file: [] for file in comparisons}
+    for (one, other), count in sorted(shared.items()):
+        if count >= COPIED_SHARE * min(len(comparisons[one]), len(comparisons[other])):
+            found[one].append(other)
+            found[other].append(one)
+    return found
+
+
+def _same_names(comparisons: Mapping[str, Comparison]) -> dict[str, list[str]]:
+    """For each file the others whose author is the same, or written so that it looks the same."""
+    files = defaultdict(list)
+    for file, comparison in comparisons.items():
+        files[_look(comparison.author or "")].append(file)
+    return {
+        file: [other for other in files[_look(comparison.author or "")] if other != file] if comparison.author else []
+        for file, comparison in comparisons.items()
+    }
+
+
+def _look(name: str) -> str:
+    """A name without what cannot be seen, or is hard to see: spaces, joiners, case, wide and other forms of letters.
+
+    >>> _look("Ａda  Lovelace") == _look("ada lovelace")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")
+
+
+def _row(comparison: Comparison) -> dict[str, object]:
+    """What the comparison alone says."""
     best, seeds = comparison.best(), comparison.seeds
     return {
-        "file": file,
         "name": comparison.author or "",
         "data": comparison.data,
         "metric": comparison.metric,
@@ -193,17 +271,8 @@ def _row(file: str, comparison: Comparison, plans: Mapping[str, str], digests: M
         "effect": float(_paired_effect(comparison).mean()),
         "tied_with_best": len(best.tied),
         "seed_range": f"{min(seeds)} to {max(seeds)}",
-        "plan": _plan_text(comparison, plans),
-        "same_runs_as": "; ".join(other for other in digests if other != file and digests[other] == digests[file]),
         "unmet_requirements": "; ".join(requirements(comparison)),
     }
-
-
-def _plan_text(comparison: Comparison, plans: Mapping[str, str]) -> str:
-    """A plan that was not kept is a problem of the submission, so these are all kinds."""
-    if comparison.plan is None:
-        return "none"
-    return f"kept ({plans.get(comparison.plan, f'not in this folder, digest {comparison.plan[:12]}…')})"
 
 
 def _paired_effect(comparison: Comparison) -> np.ndarray:

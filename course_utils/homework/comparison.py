@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ def compare(
         records = _train(splits, items, engine, metric, progress)
     else:
         header = compared | {"settings": [setting_to_json(setting) for setting in settings], "seeds": list(seeds)}
-        with Journal(log, header) as journal:
+        with closing(Journal(log, header)) as journal:
             records = _train(splits, items, engine, metric, progress, journal)
     ordered = tuple(records[item.number, item.seed] for item in items)
     return Comparison(tuple(settings), seeds, ordered, splits.sizes(seeds[0]), plan=plan and plan.digest, **compared)

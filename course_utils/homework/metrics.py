@@ -16,9 +16,14 @@ def higher_is_better(metric: str) -> bool:
     return metric != "loss"
 
 
+def is_share(metric: str) -> bool:
+    """Does it lie from 0 to 1, moved in steps by single answers? A loss is any number ≥ 0, or NaN if it diverged."""
+    return metric != "loss"
+
+
 def bounds(metric: str) -> tuple[float, float]:
     """The smallest and the largest value that the metric can have."""
-    return (0.0, math.inf) if metric == "loss" else (0.0, 1.0)
+    return (0.0, 1.0) if is_share(metric) else (0.0, math.inf)
 
 
 def measure(metric: str, logits: Tensor, y: Tensor) -> float:
@@ -49,7 +54,7 @@ def one_sample(metric: str, y: Tensor) -> float:
     For the macro F1 of C classes: the class that loses a right answer loses at most 2/T of its F1, the one that gets a
     wrong one at most 1/T, with T the samples of the smallest class; together 3 / (C·T).
     """
-    if metric == "loss":
+    if not is_share(metric):
         return 0.0
     if metric == "accuracy":
         return 1 / len(y)

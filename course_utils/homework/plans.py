@@ -26,7 +26,8 @@ from course_utils.homework.storage import (
     wrong_values,
 )
 
-FORMAT = "course_utils.homework plan 1"
+KIND = "course_utils.homework plan"
+FORMAT = f"{KIND} 1"
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,6 +107,15 @@ def _from_document(document: Any) -> Plan:
     return plan
 
 
+def calls_itself_a_plan(path: str | os.PathLike) -> bool:
+    """Is it a plan, of whatever version and in whatever state?"""
+    try:
+        document = parse_json(read_limited(path))
+    except (ValueError, OSError):
+        return False
+    return isinstance(document, dict) and str(document.get("format")).startswith(KIND)
+
+
 def register(
     grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,
@@ -119,7 +129,7 @@ def register(
 
     Give the plan, or its digest, to your teacher, then run `compare` with the same arguments and `plan=plan`, which
     refuses anything else. The handed-in file carries the digest. It proves something only if the teacher had
-    the plan before the runs: a plan can also be made afterwards.
+    the plan before the runs (`collect_class(…, plans=folder)`): a plan can also be made afterwards.
 
     Args:
         grid, data, seeds, epochs, validation, metric: as for `compare`.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, new_figure
-from course_utils.homework.metrics import METRICS, higher_is_better
+from course_utils.homework.metrics import METRICS, higher_is_better, is_share
 from course_utils.homework.results import ComparedRuns
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def plot_seeds(comparison: ComparedRuns, *, ax: Axes | None = None) -> Figure:
             ax.annotate(f"{row.diverged} of {row.n} diverged", (0.99, place), **where)
     drawn = values[table["setting"]]
     drawn = drawn[np.isfinite(drawn)]
-    if comparison.metric == "loss" and _spans_decades(drawn):
+    if not is_share(comparison.metric) and _spans_decades(drawn):
         ax.set_xscale("log")
         ax.set_xlim(drawn.min() / 2, drawn.max() * 2)  # an interval's lower end can be 0
     ax.set_yticks(range(len(table)), [comparison.label(number) for number in table["setting"]], fontsize=9)

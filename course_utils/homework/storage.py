@@ -14,13 +14,12 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from course_utils.foundation.arguments import describe_value
 from course_utils.foundation.files import write_atomically
 from course_utils.homework.data import DATA, PARTS, VALIDATIONS
-from course_utils.homework.metrics import METRICS
+from course_utils.homework.metrics import METRICS, bounds, is_share
 from course_utils.homework.results import ComparedRuns
 from course_utils.homework.runs import ENGINES, RunRecord, logged_epochs
 from course_utils.homework.settings import NAMES, Setting
@@ -31,6 +30,7 @@ MAX_BYTES = 16 * 2**20  # about 10,000 runs
 MAX_AUTHOR = 200  # characters, as the next one
 MAX_VERSIONS = 300
 MAX_SETTINGS, MAX_SEEDS = 10_000, 10_000
+MAX_DIGITS = 1_000  # of a whole number; Python refuses those of more than 4,300 in words of its own
 MAX_PROBLEMS = 20  # of one file; more would bury the first
 FIELDS = ("data", "data_digest", "metric", "validation", "engine")  # of a comparison, in JSON as they are
 KEYS = ("format", "author", "plan", *FIELDS, "sizes", "settings", "seeds", "runs", "summary", "curves_digest")
@@ -85,6 +85,7 @@ def parse_json(content: bytes) -> Any:
             content.decode("utf-8-sig"),
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
+            parse_int=_whole_number,
             object_pairs_hook=_without_duplicates,
         )
     except UnicodeDecodeError:
@@ -104,6 +105,12 @@ def _finite_float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the number {text[:20]} is too large")
     return value
+
+
+def _whole_number(text: str) -> int:
+    if (num_digits := len(text.removeprefix("-"))) > MAX_DIGITS:
+        raise ValueError(f"the number {text[:20]}… has {num_digits:,} digits; at most {MAX_DIGITS:,} are allowed")
+    return int(text)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -173,7 +180,7 @@ RUN_CHECKS: dict[str, Check] = {
     "seed": _COUNT,
     **dict.fromkeys(PARTS, _FIGURE),
     "diverged": (lambda v: isinstance(v, bool), "true or false"),
-    "seconds": (lambda v: _is_number(v) and v >= 0, "a number ≥ 0"),
+    "seconds": (lambda v: _is_number(v) and v > 0, "a number > 0"),
     "versions": (
         lambda v: _is_text(v, MAX_VERSIONS),
         f"a text of 1 to {MAX_VERSIONS} characters without control characters",
@@ -290,12 +297,6 @@ def summary_to_json(comparison: ComparedRuns) -> list[dict[str, Any]]:
     return [{name: _null_for_nan(value) for name, value in row.items()} for row in rows]
 
 
-def runs_digest(comparison: ComparedRuns) -> str:
-    """SHA-256 of all runs, the measured seconds included, which no two honest comparisons share."""
-    settings = [setting_to_json(setting) for setting in comparison.settings]
-    return hashlib.sha256(to_json([settings, [*map(record_to_json, comparison.records)]]).encode()).hexdigest()
-
-
 def curves_digest(records: Sequence[RunRecord]) -> str:
     """SHA-256 of all curves, in the order of the records."""
     curves = [[record.setting, record.seed, record_to_json(record)["losses"]] for record in records]
@@ -337,8 +338,10 @@ def _refuse(problems: Sequence[str]) -> None:
 
 
 def _check_top(document: Any) -> None:
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise BadDocument([f"this is not a file that Comparison.save of this version wrote (format {FORMAT!r})"])
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
+        named = f"its format is {_brief(found)}" if found else "it names no format"
+        raise BadDocument([f"this is not a file that Comparison.save of this version wrote: {named}, not {FORMAT!r}"])
     missing, foreign = (sorted(map(str, a)) for a in (set(KEYS) - set(document), set(document) - set(KEYS)))
     _refuse([f"the key {name!r} is missing" for name in missing] + [f"{_brief(n)} is a foreign key" for n in foreign])
     _refuse(wrong_values(document, DOCUMENT_CHECKS))
@@ -412,14 +415,14 @@ def _read_runs(plain: Any, settings: Sequence[Setting], seeds: Sequence[int], me
 
 def _impossible_figures(record: RunRecord, setting: Setting, metric: str) -> list[str]:
     """What no run of this setting can have given."""
-    problems = []
+    problems, (low, high) = [], bounds(metric)
     for name in PARTS:
         value = getattr(record, name)
         if math.isnan(value):
-            if metric != "loss" or not record.diverged:
+            if is_share(metric) or not record.diverged:
                 problems.append(f"has no {name}_{metric}, though it did not diverge to no number")
-        elif value < 0 or (metric != "loss" and value > 1):
-            limits = "0 or more" if metric == "loss" else "from 0 to 1"
+        elif not low <= value <= high:
+            limits = f"from {low:g} to {high:g}" if is_share(metric) else f"{low:g} or more"
             problems.append(f"has a {name}_{metric} of {value:g}, which must be {limits}")
     if len(record.losses) != len(logged_epochs(setting.epochs)):
         problems.append(f"has a curve of {len(record.losses)} points, but {len(logged_epochs(setting.epochs))} belong")
@@ -534,10 +537,5 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._file.close()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from course_utils.homework import collect_class, compare, register
-from tests.support.homework import resigned
+from tests.support.homework import GRID, OPTIONS, resigned
 from tests.support.html import Page, assert_self_contained
 
 
@@ -22,6 +22,18 @@ def class_folder(tmp_path, small, with_loss):
     (folder / "dora<i>.json").write_text("[]")
     (folder / "notes.txt").write_text("not a submission")
     return folder
+
+
+def reorder_settings(document: dict) -> None:
+    last = len(document["settings"]) - 1
+    document["settings"].reverse()
+    for run in document["runs"]:
+        run["setting"] = last - run["setting"]
+
+
+def drop_seeds(document: dict, num_left: int) -> None:
+    document["seeds"] = document["seeds"][:num_left]
+    document["runs"] = [run for run in document["runs"] if run["seed"] < num_left]
 
 
 class TestClass:
@@ -103,17 +115,49 @@ class TestClass:
         assert "must be 0 to 4" in report.problems["seven.json"][0]
         assert collect_class(class_folder, rerun=0, first_seed=7).table["file"].tolist() == ["seven.json"]
 
-    def test_plans_lie_beside_the_submissions(self, class_folder):
-        plan = register({"lr": [0.1, 0.2]}, seeds=2, epochs=2)
-        plan.save(class_folder / "plan.json")
-        compare({"lr": [0.1, 0.2]}, seeds=2, epochs=2, progress=False, plan=plan).save(class_folder / "planned.json")
-        other = register({"lr": [0.1, 0.3]}, seeds=2, epochs=2)
-        compare({"lr": [0.1, 0.3]}, seeds=2, epochs=2, progress=False, plan=other).save(class_folder / "secret.json")
+    @pytest.mark.parametrize(
+        ("change", "is_a_copy"),
+        [
+            (lambda d: d["runs"][3].update(seconds=d["runs"][3]["seconds"] * 1.1), True),
+            (lambda d: d["runs"].reverse(), True),
+            (reorder_settings, True),
+            (lambda d: drop_seeds(d, 2), True),
+            (lambda d: [run.update(seconds=run["seconds"] * 1.1) for run in d["runs"]], False),
+        ],
+        ids=["another time", "other order of runs", "other order of settings", "runs dropped", "all times changed"],
+    )
+    def test_near_copies_are_flagged(self, change, is_a_copy, class_folder):
+        """A digest of everything was another one after any change; now a fifth of the runs is enough."""
+        document = json.loads((class_folder / "ada.json").read_text())
+        change(document)
+        (class_folder / "zoe.json").write_text(json.dumps(resigned(document)))
         table = collect_class(class_folder, rerun=0).table.set_index("file")
-        assert "plan.json" not in table.index
-        assert table["plan"]["ada.json"] == "none"
-        assert table["plan"]["planned.json"] == "kept (plan.json)"
-        assert table["plan"]["secret.json"] == f"kept (not in this folder, digest {other.digest[:12]}…)"
+        assert ("zoe.json" in table["same_runs_as"]["ada.json"]) == is_a_copy
+        assert ("ada.json" in table["same_runs_as"]["zoe.json"]) == is_a_copy
+
+    def test_the_same_grid_run_twice_is_no_copy(self, class_folder):
+        compare(GRID, **OPTIONS).save(class_folder / "own.json")
+        assert collect_class(class_folder, rerun=0).table.set_index("file")["same_runs_as"]["own.json"] == ""
+
+    def test_authors_that_look_alike_are_flagged(self, class_folder):
+        names = {"a": "Ada <B>", "b": "Ａda  <b>", "c": "a\u200dda<b>", "d": "Bob", "e": "bob "}
+        document = json.loads((class_folder / "ada.json").read_text())
+        for file, name in names.items():
+            (class_folder / f"{file}.json").write_text(json.dumps(document | {"author": name}))
+        table = collect_class(class_folder, rerun=0).table.set_index("file")["same_name_as"]
+        assert table["ada.json"] == "a.json; b.json; c.json"
+        assert table["d.json"] == "e.json"
+        assert table["eve.json"] == table["bob.json"] == ""
+
+    def test_notes_are_in_the_table(self, class_folder):
+        table = collect_class(class_folder, minutes=1e-9).table.set_index("file")
+        assert table["notes"]["ada.json"].startswith("there was time to repeat 0 of 20 runs, 0 of the best setting's 5")
+        assert set(collect_class(class_folder).table["notes"]) == {""}
+
+    def test_the_number_of_seeds_can_be_demanded(self, class_folder):
+        report = collect_class(class_folder, rerun=0, num_seeds=3)
+        assert report.table["file"].tolist() == ["bob.json"]
+        assert "but must be 0 to 2" in report.problems["ada.json"][0]
 
     def test_f19_a_byte_order_mark_is_no_part_of_the_file(self, class_folder):
         """F19: Notepad writes one."""
@@ -159,3 +203,61 @@ class TestClass:
             collect_class(tmp_path / "none")
         with pytest.raises(ValueError, match="no .*json file"):
             collect_class(tmp_path)
+
+
+class TestPlans:
+    @pytest.fixture
+    def folders(self, tmp_path):
+        """One plan was handed in before, one came with the submissions, one never, and two more lie there."""
+        for name, rate in {"early": 0.1, "late": 0.2, "never": 0.3, "unkept": 0.4}.items():
+            grid = {"lr": [0.01, rate]}
+            plan = register(grid, seeds=2, epochs=2)
+            plan.save(tmp_path / {"late": "class", "never": "desk"}.get(name, "plans") / f"{name}-plan.json")
+            if name != "unkept":
+                path = tmp_path / "class" / f"{name}.json"
+                compare(grid, seeds=2, epochs=2, progress=False, plan=plan).save(path)
+        compare({"lr": [0.1, 0.5]}, seeds=2, epochs=2, progress=False).save(tmp_path / "class" / "without.json")
+        return tmp_path / "class", tmp_path / "plans"
+
+    def test_only_those_that_were_handed_in_before_count(self, folders, tmp_path):
+        folder, plans = folders
+        report = collect_class(folder, plans=plans, rerun=0)
+        found = report.table.set_index("file")["plan"].to_dict()
+        never = found.pop("never.json")
+        assert re.fullmatch("not handed in before \\(digest [0-9a-f]{12}…\\)", never)
+        assert found == {
+            "early.json": "kept (early-plan.json)",
+            "late.json": "not handed in before (late-plan.json lies with the submissions)",
+            "without.json": "none",
+        }
+        assert report.problems == {}
+        assert report.unkept_plans == ("unkept-plan.json",)
+        report.report(tmp_path / "class.html")
+        assert "belong to no submission: unkept-plan.json" in Page((tmp_path / "class.html").read_text()).text
+
+    def test_without_their_folder_none_was_handed_in_before(self, folders):
+        folder, _ = folders
+        texts = collect_class(folder, rerun=0).table["plan"]
+        assert not texts.str.contains("kept").any()
+
+    def test_damaged_plans_are_named_as_plans(self, folders):
+        """They were said to be no file that Comparison.save wrote."""
+        for folder in folders:
+            path = next(folder.glob("*-plan.json"))
+            (folder / "broken.json").write_text(path.read_text().replace("0.01", "0.02"))
+        (folders[1] / "text.json").write_text("?")
+        problems = collect_class(folders[0], plans=folders[1], rerun=0).problems
+        assert list(problems) == ["plans/broken.json", "plans/text.json", "broken.json"]
+        for file in ("plans/broken.json", "broken.json"):
+            assert "cannot be loaded as a plan: its digest does not fit what it plans" in problems[file][0]
+        assert "not JSON" in problems["plans/text.json"][0]
+
+    def test_bad_folders(self, folders):
+        folder, plans = folders
+        with pytest.raises(ValueError, match="plans must be another folder"):
+            collect_class(folder, plans=folder / ".." / "class")
+        with pytest.raises(NotADirectoryError):
+            collect_class(folder, plans=folder / "none")
+        for path in plans.iterdir():
+            path.unlink()
+        assert collect_class(folder, plans=plans, rerun=0).table["plan"].str.contains("not handed in").sum() == 3
