@@ -24,11 +24,11 @@ from pathlib import Path
 
 from jupyter_client.blocking import BlockingKernelClient
 
-# What other people wrote; the course's own modules are imported by each kernel. None of these starts a thread.
+# What other people wrote; the course's own modules are imported by each kernel. None of these starts a thread. pandas
+# is left out on purpose, and scikit-learn, which imports it: it asks while it loads whether it is in a notebook.
 PRELOADED = (
-    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "IPython.core.pylabtools", "numpy", "pandas"),
-    *("torch", "torchvision", "torchinfo", "matplotlib.figure", "matplotlib.backends.backend_agg", "scipy.stats"),
-    *("sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "sklearn.preprocessing"),
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "IPython.core.pylabtools", "numpy", "scipy.stats"),
+    *("torch", "torchvision", "torchinfo", "matplotlib.figure", "matplotlib.backends.backend_agg"),
 )
 
 
@@ -66,7 +66,7 @@ class WarmKernel:
 def forking_process() -> subprocess.Popen:
     """Started when the first kernel is wanted; it ends, and its kernels with it, when this process ends."""
     process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    atexit.register(process.communicate)
+    atexit.register(process.communicate)  # closes its input, and waits
     return process
 
 
@@ -81,6 +81,8 @@ def ask(process: subprocess.Popen, request: dict[str, str], timeout: float) -> i
     ready, _, _ = select.select([process.stdout], [], [], timeout)
     answer = process.stdout.readline() if ready else b""
     if not answer:
+        process.kill()  # an answer that comes late must not be taken for the next kernel's
+        forking_process.cache_clear()
         raise RuntimeError(f"no kernel got ready within {timeout:g} seconds; its request was {request}")
     return int(answer)
 
