@@ -16,6 +16,11 @@ settings.register_profile("course", deadline=None, derandomize=True, max_example
 settings.load_profile("course")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest chains first, so that the workers end together: the browser's tests, then the notebooks."""
+    items.sort(key=lambda item: (item.path.stem != "test_browser", item.path.suffix != ".ipynb"))
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """A skipped check is never silent."""
     for report in terminalreporter.getreports("skipped"):

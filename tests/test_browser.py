@@ -93,17 +93,24 @@ def lab(course) -> Iterator[str]:
         log.close()
 
 
-@pytest.fixture
-def page(lab) -> Iterator:
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """One browser for all tests, which loads JupyterLab's many files once."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*quiet, "--disable-sync"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(60_000)
-        yield page
+        yield browser.new_context(viewport={"width": 1400, "height": 1000})
         browser.close()
+
+
+@pytest.fixture
+def page(browser) -> Iterator:
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    yield page
+    page.close()
 
 
 def open_notebook(page, lab: str, path: str) -> None:

@@ -8,10 +8,10 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
-import nbformat
 import pytest
 
 import course_utils
+from tests.support.notebooks import read, text_of
 
 REPOSITORY = Path(__file__).parent.parent
 CHAPTERS = ("basics", "interpretation", "optimization", "pitfalls", "advanced", "capstone", "iris", "homework")
@@ -182,12 +182,7 @@ def test_no_registry_and_no_machine_in_committed_files():
 
 
 def markdown_links(path: Path) -> list[str]:
-    if path.suffix == ".md":
-        text = path.read_text("utf-8")
-    else:
-        text = "\n".join(
-            cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"
-        )
+    text = path.read_text("utf-8") if path.suffix == ".md" else text_of(path)
     return [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
 
 
@@ -201,15 +196,14 @@ def test_every_link_leads_somewhere(path):
         assert target.exists(), link
         assert "%" not in link, f"{link}: JupyterLab does not follow a link with a per cent sign"
         if anchor:
-            cells = nbformat.read(target, as_version=4).cells
-            headings = re.findall(r"^#+ (.+)$", "\n".join(cell.source for cell in cells), flags=re.M)
+            text = "\n".join(cell.source for cell in read(target).cells)
+            headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
             assert anchor in {heading.strip().replace(" ", "-") for heading in headings}, link
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_has_the_anatomy_of_a_lesson(path):
-    cells = nbformat.read(path, as_version=4).cells
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    cells, text = read(path).cells, text_of(path)
     assert 25 <= len(cells) <= 130
     for part in ("**You will be able to**", "**Next:**", "**Your turn:**"):
         assert part in text, part
@@ -237,7 +231,7 @@ def section_of(notebook: Path, heading: str) -> str:
 
     The errors that a cell shows stand in its metadata, so that the text needs no numbers.
     """
-    cells = nbformat.read(notebook, as_version=4).cells
+    cells = read(notebook).cells
     text = "\n".join(f"{' '.join(cell.metadata.get('course', {}).get('errors', ()))}\n{cell.source}" for cell in cells)
     start = text.index(f"\n## {heading}\n")
     # The numbers of the heading's own cell stand before it.
@@ -247,8 +241,7 @@ def section_of(notebook: Path, heading: str) -> str:
 
 def test_the_index_of_errors_is_complete_and_each_is_where_it_says():
     clinic = REPOSITORY / "notebooks/04_pitfalls.ipynb"
-    text = "\n".join(cell.source for cell in nbformat.read(clinic, as_version=4).cells if cell.cell_type == "markdown")
-    rows = re.findall(r"^\| E(\d+) \| .+ \| \[[\d.]+\]\(([^)#]*)#(.+)\) \|$", text, flags=re.M)
+    rows = re.findall(r"^\| E(\d+) \| .+ \| \[[\d.]+\]\(([^)#]*)#(.+)\) \|$", text_of(clinic), flags=re.M)
     assert sorted(int(number) for number, _, _ in rows) == list(range(1, 72))
     tests = "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/**/test_*.py"))
     for number, file, anchor in rows:

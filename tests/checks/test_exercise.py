@@ -1,15 +1,16 @@
 """The exercises, both ways: solutions pass, untouched starters and known mistakes fail, each with its own words."""
 
 import ast
+import functools
 from itertools import pairwise
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
 
 from course_utils.checks import CheckFailed, check, exercises
+from tests.support.notebooks import code_cells, read
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -23,13 +24,13 @@ ALL = exercises()
 MISTAKES = [(name, mistake) for name, exercise in ALL.items() for mistake in exercise.mistakes]
 
 
+@functools.cache
 def solution_cells() -> dict[str, str]:
     """The solved functions of all solution notebooks by name of the exercise that checks them."""
     found = {}
     for path in SOLUTIONS:
-        cells = nbformat.read(path, as_version=4).cells
-        setup = next(cell.source for cell in cells if cell.cell_type == "code")
-        for solution, test in pairwise(cells):
+        setup = code_cells(path)[0].source
+        for solution, test in pairwise(read(path).cells):
             if solution.metadata.get("nbgrader", {}).get("solution"):
                 found[test.source.split('"')[1]] = f"{setup}\n{solution.source}"
     return found
@@ -60,10 +61,9 @@ def test_the_notebooks_solution_passes(name, seed, capsys):
 def test_the_untouched_starter_is_not_implemented_yet(name):
     chapter = name.split(".")[0]
     path = next(path for path in REPOSITORY.glob("exercises/*/*.ipynb") if chapter in path.parent.name)
-    cells = nbformat.read(path, as_version=4).cells
+    cells = read(path).cells
     position = next(i for i, cell in enumerate(cells) if f'check("{name}"' in cell.source)
-    setup = next(cell.source for cell in cells if cell.cell_type == "code")
-    starter = function_in(f"{setup}\n{cells[position - 1].source}")
+    starter = function_in(f"{code_cells(path)[0].source}\n{cells[position - 1].source}")
     with pytest.raises(CheckFailed, match="not implemented yet"):
         check(name, starter)
 

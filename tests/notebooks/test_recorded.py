@@ -1,26 +1,24 @@
 """The recorded notebooks: executed in order, normalised, with readable diffs, and hardly anything ignored."""
 
+import copy
 import json
 import math
 import re
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 from compare_outputs import Tolerance
 from nbformat import NotebookNode
 from rewrite_notebooks import REPOSITORY, normalise, sources, write
+
+from tests.support.notebooks import code_cells, read
 
 RECORDED = sources()
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(REPOSITORY))
-
-
-def code_cells(path: Path) -> list[NotebookNode]:
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
 def is_ignored(cell: NotebookNode) -> bool:
@@ -41,11 +39,11 @@ class TestRecorded:
 
     def test_the_normaliser_changes_nothing(self, path, tmp_path):
         copy_of_it = tmp_path / path.name
-        write(normalise(nbformat.read(path, as_version=4)), copy_of_it)
+        write(normalise(copy.deepcopy(read(path))), copy_of_it)
         assert copy_of_it.read_bytes() == path.read_bytes()
 
     def test_ids_are_names(self, path):
-        ids = [cell.id for cell in nbformat.read(path, as_version=4).cells]
+        ids = [cell.id for cell in read(path).cells]
         assert len(set(ids)) == len(ids)
         assert not [i for i in ids if re.fullmatch(r"[0-9a-f]{8}", i) or re.fullmatch(r"[0-9a-f-]{32,36}", i)]
 
@@ -84,7 +82,7 @@ class TestRecorded:
 
 def test_a_stripped_notebook_does_not_count_as_executed(tmp_path):
     """nbval alone would pass it, because there is nothing to compare."""
-    notebook = nbformat.read(RECORDED[0], as_version=4)
+    notebook = copy.deepcopy(read(RECORDED[0]))
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
