@@ -162,6 +162,8 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
 
 def _describe(output: Any, task: str | None, path: str) -> OutputReport | None:
     """The report of one part; None if it is neither tensor nor container."""
+    if isinstance(output, Tensor) and output.is_nested:
+        output = list(output.unbind())
     if isinstance(output, Tensor):
         return _describe_tensor(output, task, path)
     values = parts_of(output)
@@ -199,7 +201,7 @@ def _summary(path: str, parts: dict[Any, OutputReport], skipped: tuple[str, ...]
 
 
 def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputReport:
-    values = output.detach()
+    values = _readable(output.detach())
     axes = _axes(values, task)
     real = values if values.is_floating_point() else in_double(values)
     finite = real[torch.isfinite(real)]
@@ -212,7 +214,7 @@ def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputRepor
     return OutputReport(
         path=path,
         shape=tuple(values.shape),
-        dtype=values.dtype,
+        dtype=output.dtype,
         device=values.device,
         axes=axes,
         requires_grad=output.requires_grad,
@@ -223,6 +225,14 @@ def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputRepor
         kinds=kinds,
         reasons=reasons,
     )
+
+
+def _readable(values: Tensor) -> Tensor:
+    """The same values in a layout and dtype in which torch can compute with them."""
+    if values.is_quantized:
+        return values.dequantize()
+    values = values if values.layout == torch.strided else values.to_dense()
+    return values.float() if values.is_floating_point() and values.element_size() == 1 else values
 
 
 def _axes(values: Tensor, task: str | None) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ class Result:
         columns = {}
         for name in self.per_sample:
             values = getattr(self, name)
+            if values is None:
+                continue
             if not isinstance(values, Tensor):  # ragged: one object a row
                 columns[name] = pd.Series(list(values), dtype=object)
             elif values.ndim == 1:

@@ -296,6 +296,7 @@ def evaluate_detections(
         TypeError, ValueError: different numbers of images, a missing key, boxes or scores that are NaN or infinite,
             boxes of negative size, labels that are no class indices, no true object at all.
     """
+    detections, true_boxes, true_labels = list(detections), list(true_boxes), list(true_labels)
     if not len(detections) == len(true_boxes) == len(true_labels):
         raise ValueError(
             "detections, true_boxes and true_labels must have one entry for each image, but have "
@@ -347,8 +348,11 @@ def _check_truth(boxes: Any, labels: Any, image: int, num_classes: int) -> tuple
 
 
 def _as_tensor(value: Any) -> Tensor:
-    """Lists and arrays as tensors; a tensor stays on its device, where torch.as_tensor would take the default one."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+    """Lists and arrays as tensors, without a graph.
+
+    A tensor stays on its device, where torch.as_tensor would take the default one.
+    """
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
 def read_boxes(value: Any, name: str) -> Tensor:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ENGINES = ("torchinfo", "torchsummary")
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")  # the second: fused with the ReLU behind
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 def parameters_of(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:
     """name → (values, are they trainable?) of all parameters, and of the packed ones of quantised layers."""
+    if isinstance(model, torch.jit.ScriptModule) and not hasattr(model, "training"):
+        raise TypeError(
+            "a frozen TorchScript holds its weights as constants, no longer as parameters; pass the model that it was "
+            "made from"
+        )
     found = {name: (parameter.detach(), parameter.requires_grad) for name, parameter in model.named_parameters()}
     for name, module in model.named_modules():
-        if not type(module).__module__.startswith("torch.ao.nn.quantized"):
+        if not type(module).__module__.startswith(_QUANTISED):
             continue
         for part in ("weight", "bias"):  # methods there, of recurrent layers with another name and several tensors
             get = getattr(module, f"get_{part}", None) or getattr(module, part, None)

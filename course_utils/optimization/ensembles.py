@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_labels, describe_value
 from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, reading
-from course_utils.foundation.inputs import Inputs, check_same_order
+from course_utils.foundation.inputs import Inputs
 from course_utils.foundation.seeding import isolated_randomness
 
 METHODS = ("averaging", "voting", "stacking")
@@ -124,6 +124,7 @@ def fit_stacking(
         models, inputs, task, batch_size: as in `ensemble_predictions`; the inputs are held-out.
         target: (N,) class indices.
     """
+    models = check_models(models)
     members = member_logits(models, inputs, task=task, batch_size=batch_size)
     target = check_labels(target, "target", num_samples=members.shape[1], num_classes=members.shape[2])
     features = _features(members)
@@ -169,7 +170,6 @@ def member_logits(
     models: Sequence[nn.Module], inputs: Inputs | DataLoader, *, task: str, batch_size: int | None
 ) -> Tensor:
     """Every member's logits, (M, N, C), in float32 or better, in evaluation mode and without a graph."""
-    check_same_order(inputs)
     logits = []
     for seed, model in enumerate(check_models(models)):
         logits.append(classifier_logits(model, inputs, task=task, batch_size=batch_size, seed=seed))

@@ -13,9 +13,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_count, check_logits, check_tensor, describe_value
-from course_utils.foundation.evaluation import output_tensor, reading, unfused_attention
-from course_utils.foundation.inputs import Inputs, batches, call_model, check_same_order, map_inputs
-from course_utils.foundation.results import Result, as_numpy, plain
+from course_utils.foundation.evaluation import attributes_kept, output_tensor, reading, unfused_attention
+from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs, num_samples
+from course_utils.foundation.results import Result
 from course_utils.optimization.ensembles import check_models
 
 TASKS = ("multiclass", "binary", "multilabel", "regression", "gaussian")
@@ -48,23 +48,6 @@ class UncertaintyResult(Result):
     samples: Tensor
 
     per_sample: ClassVar = ("mean", "variance", "predictive_entropy", "mutual_information")
-
-    def __getitem__(self, index: int) -> dict:
-        index = range(len(self))[index]
-        fields = {name: getattr(self, name) for name in self.per_sample}
-        return {name: plain(value[index]) for name, value in fields.items() if value is not None}
-
-    def to_frame(self):
-        import pandas as pd
-
-        columns = {}
-        for name in self.per_sample:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            for i, column in enumerate(value.reshape(len(self), -1).T):
-                columns[name if value.ndim == 1 else f"{name}_{i}"] = as_numpy(column)
-        return pd.DataFrame(columns)
 
 
 def monte_carlo_dropout(
@@ -139,7 +122,7 @@ def _repeat(model: nn.Module, inputs: Inputs, n_samples: int, chunk_size: int | 
     """The model's output n_samples times, each with random masks of its own, (S, N, …)."""
 
     def once(_: Tensor | None = None) -> Tensor | Moments:
-        return _output(call_model(model, map_inputs(lambda value: value.detach().clone(), inputs)))
+        return _output(model, inputs)
 
     several = vmap(once, randomness="different")
     device = next((value.device for value in model.parameters()), None)
@@ -197,14 +180,10 @@ def deep_ensemble(
     models = check_models(models)
     if len(models) < 2:
         raise ValueError(f"an ensemble needs at least two models, but has {len(models)}")
-    check_same_order(inputs)
     outputs = []
     for seed, model in enumerate(models):
         with reading(model, seed=seed) as model, torch.no_grad():
-            parts = [
-                _output(call_model(model, map_inputs(lambda value: value.detach().clone(), batch)))
-                for batch in batches(inputs, batch_size)
-            ]
+            parts = [_output(model, batch) for batch in batches(inputs, batch_size)]
         outputs.append(_joined(parts, dim=0))
         shapes = [_shape(output) for output in (outputs[0], outputs[-1])]
         if shapes[0] != shapes[1]:
@@ -212,11 +191,19 @@ def deep_ensemble(
     return _summarise(_stacked(outputs), task)
 
 
-def _output(output: object) -> Tensor | Moments:
-    """The tensor in a model's output, or a pair of means and variances."""
-    if isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output):
-        return output
-    return output_tensor(output)
+def _output(model: nn.Module, inputs: Inputs) -> Tensor | Moments:
+    """The tensor in the model's output, or a pair of means and variances; with a row for each sample."""
+    with attributes_kept(model):  # every opinion begins with the state that the model came with
+        output = call_model(model, map_inputs(lambda value: value.detach().clone(), inputs))
+    is_pair = isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output)
+    output = output if is_pair else output_tensor(output)
+    n = num_samples(inputs)
+    for part in output if is_pair else (output,):
+        if part.ndim == 0 or len(part) != n:
+            raise ValueError(
+                f"the model must return one row for each of the {n} samples, but returned {describe_value(part)}"
+            )
+    return output
 
 
 def _shape(output: Tensor | Moments) -> tuple:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import describe_value
+from course_utils.foundation.arguments import check_tensor, describe_value
 from course_utils.foundation.evaluation import output_tensor, writing_undone
 from course_utils.foundation.inputs import Inputs, tensors_of
 from course_utils.foundation.seeding import isolated_randomness
@@ -61,6 +61,8 @@ def diagnose(model: nn.Module, inputs: Inputs, target: Tensor | None = None, los
     """
     model = check_watchable(model)
     parts = tensors_of(inputs, finite=False)
+    for name, values in parts.items():
+        check_tensor(values, name, floating=None, finite=False)  # also not sparse
     if (target is None) != (loss is None):
         raise ValueError("give target and loss together: one without the other says nothing about training")
     if target is not None and not isinstance(target, Tensor):

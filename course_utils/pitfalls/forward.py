@@ -49,6 +49,8 @@ def _copied(value: Any) -> Any:
         return value.clone() if value.requires_grad else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: _copied(part) for key, part in value.items()}
+    if hasattr(value, "_fields"):  # a named tuple takes its parts one by one
+        return type(value)(*map(_copied, value))
     return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
 
 

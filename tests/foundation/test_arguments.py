@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -50,6 +51,20 @@ class TestArguments:
             check_labels(torch.tensor([0, 1]), "y", num_samples=3, num_classes=3)
         with pytest.raises(TypeError, match="integer"):
             check_labels(torch.tensor([0.0]), "y", num_samples=1, num_classes=3)
+
+    def test_a_column_of_a_table_is_read_row_by_row(self):
+        """After `train_test_split` its index is shuffled, and torch looks elements up by the index."""
+        column = pd.Series([0, 1, 2], index=[2, 1, 0])
+        for labels in (column, column.set_axis([7, 8, 9]), column.astype("Int64")):
+            assert check_labels(labels, "y", num_samples=3, num_classes=3).tolist() == [0, 1, 2]
+        with pytest.raises(TypeError, match="y must be whole numbers"):
+            check_labels(column.map({0: "a", 1: "b", 2: "c"}), "y", num_samples=3, num_classes=3)
+
+    def test_names_of_other_things_are_called_what_they_are(self):
+        with pytest.raises(ValueError, match="names must name 2 outputs, but has 1"):
+            check_class_names(["a"], 2, name="names", of="outputs")
+        with pytest.raises(TypeError, match="^names must be a list of strings, but is 5"):
+            check_class_names(5, 2, name="names", of="outputs")
 
     def test_class_names(self):
         assert check_class_names(["a", "b"], 2) == ("a", "b")
