@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import check_count, check_labels, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_count,
+    check_labels,
+    check_logits,
+    check_number,
+    check_tensor,
+    describe_value,
+)
 from course_utils.foundation.evaluation import class_logits, reading
 from course_utils.foundation.results import Result
 
@@ -84,7 +91,7 @@ class MultiTaskLoss(nn.Module):
         for name, value in (("outputs", outputs), ("targets", targets)):
             if not isinstance(value, Mapping) or any(task not in value for task in TASKS):
                 raise TypeError(f"{name} must be a dict with the keys {list(TASKS)}, but is {describe_value(value)}")
-        logits = check_tensor(outputs["classification"], "outputs['classification']", ndim=2)
+        logits = check_logits(outputs["classification"], "outputs['classification']", ndim=2, class_dim=1)
         labels = check_labels(
             targets["classification"],
             "targets['classification']",

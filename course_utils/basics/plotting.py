@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_class_names, check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_class_names,
+    check_count,
+    check_logits,
+    check_number,
+    check_tensor,
+    describe_value,
+)
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.foundation.probabilities import check_probabilities
 
@@ -52,16 +60,16 @@ def plot_temperature(logits: Tensor, temperatures: Sequence[float] = (0.5, 1.0, 
     """One panel for each temperature T: the probabilities softmax(logits / T) of one sample.
 
     Args:
-        logits: (C,).
+        logits: (C,); −inf is a masked class.
         temperatures: positive numbers.
     """
-    check_tensor(logits, "logits", ndim=1)
+    logits = full_precision(check_logits(logits, ndim=1, class_dim=0).detach())
     if not isinstance(temperatures, Sequence) or not temperatures:
         raise ValueError(f"temperatures must be a list of positive numbers, but is {describe_value(temperatures)}")
     figure, axes = new_figure(1, len(temperatures), size=(3.0 * len(temperatures), 3.0), sharey=True)
     for ax, temperature in zip(axes, temperatures, strict=True):
         check_number(temperature, "temperature", above=0)
-        probabilities = torch.softmax(logits.detach() / temperature, dim=0)
+        probabilities = torch.softmax(logits / temperature, dim=0)
         plot_probabilities(probabilities, title=f"T = {temperature:g}", ax=ax)
     for ax in axes[1:]:
         ax.set_ylabel("")

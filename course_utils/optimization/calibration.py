@@ -133,7 +133,13 @@ def expected_calibration_error(
 
 
 def honest_calibration_error(
-    probabilities: Tensor, *, n_bins: int = 15, n_resamples: int = 1000, seed: int | None = 0, confidence: float = 0.95
+    probabilities: Tensor,
+    *,
+    n_bins: int = 15,
+    n_resamples: int = 1000,
+    seed: int | None = 0,
+    confidence: float = 0.95,
+    task: str | None = None,
 ) -> HonestError:
     """The calibration errors that perfectly calibrated predictions would show on as many samples.
 
@@ -142,7 +148,7 @@ def honest_calibration_error(
     of reliability diagrams" (consistency resampling).
 
     Args:
-        probabilities, n_bins: as in `reliability_diagram`.
+        probabilities, n_bins, task: as in `reliability_diagram`.
         n_resamples: how often labels are drawn.
         seed: of the draws; None draws fresh ones.
         confidence: of the interval, strictly between 0 and 1.
@@ -157,10 +163,10 @@ def honest_calibration_error(
     check_count(n_bins, "n_bins")
     check_count(n_resamples, "n_resamples")
     check_number(confidence, "confidence", above=0, below=1)
-    p, _ = _confidence_and_hits(probabilities, torch.zeros(len(probabilities), dtype=torch.int64), None)
+    p, _ = _confidence_and_hits(probabilities, 0, task)  # any labels do: of each sample only p matters
     generator = make_generator(seed)
-    p = p.double().cpu()  # of each sample only the top label's probability matters
-    index = torch.bucketize(p, _bin_edges(n_bins, p)[1:-1])
+    index = torch.bucketize(p, _bin_edges(n_bins, p)[1:-1]).cpu()  # in its own dtype, as in `reliability_diagram`
+    p = p.double().cpu()
     sums = torch.bincount(index, weights=p, minlength=n_bins)
     errors = []
     for count in torch.ones(n_resamples).split(max(1, 10_000_000 // len(p))):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_tensor, describe_value
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import evaluation_mode
 from course_utils.foundation.networks import ACTIVATIONS, TwoLayerNetwork
 
@@ -34,9 +35,12 @@ class _SigmoidModel(TwoLayerNetwork):
     """Every logit is a yes/no question of its own."""
 
     def predict_proba(self, x: Tensor) -> Tensor:
-        """The probability of yes for each logit, in the logits' shape; in evaluation mode, without a graph."""
+        """The probability of yes for each logit, in the logits' shape, float32 or better.
+
+        In evaluation mode, without a graph.
+        """
         with evaluation_mode(self), torch.no_grad():
-            return torch.sigmoid(self(x))
+            return torch.sigmoid(full_precision(self(x)))
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """Mean binary cross-entropy on the logits; target holds 0 and 1 in their shape, another shape raises."""
@@ -82,9 +86,9 @@ class MultiClassClassificationModel(TwoLayerNetwork):
         super().__init__(in_features, hidden_features, check_count(num_classes, "num_classes", minimum=2))
 
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Softmax probabilities, (N, C), rows sum to 1; in evaluation mode, without a graph."""
+        """Softmax probabilities, (N, C), rows sum to 1, float32 or better; in evaluation mode, without a graph."""
         with evaluation_mode(self), torch.no_grad():
-            return torch.softmax(self(x), dim=1)
+            return torch.softmax(full_precision(self(x)), dim=1)
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy on the logits; target (N,) holds class indices."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_logits, describe_value
-from course_utils.foundation.devices import in_double
+from course_utils.foundation.devices import full_precision, in_double
 
 _SMALLEST, _LARGEST = 1e-4, 1e4  # bounds of the temperature
 _MASKED = -1e30  # stands for −inf: its exponential is 0 too, but 0 times it is 0 and not NaN
@@ -39,12 +39,14 @@ class TemperatureScaler(nn.Module):
         return logits / self.temperature.to(logits.device, logits.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (N, C) → calibrated probabilities (N, C); for binary, logits (N,) or (N, 1) → P(class 1) (N,)."""
+        """Logits (N, C) → calibrated probabilities (N, C); for binary, logits (N,) or (N, 1) → P(class 1) (N,).
+
+        In float32 or better: in half precision many of them would be equal whose logits are not.
+        """
         _check_logits(logits, self.task)
         scaled = in_double(logits) / self.temperature.to(in_double(logits).device)  # half precision would overflow
-        if self.task == "binary":
-            return torch.sigmoid(scaled.reshape(len(scaled))).to(logits)
-        return torch.softmax(scaled, dim=1).to(logits)
+        p = torch.sigmoid(scaled.reshape(len(scaled))) if self.task == "binary" else torch.softmax(scaled, dim=1)
+        return p.to(full_precision(logits))
 
     def extra_repr(self) -> str:
         return f"temperature={float(self.temperature):.4g}, converged={self.converged}"
