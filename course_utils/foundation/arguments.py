@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -28,7 +29,11 @@ def describe_value(value: Any) -> str:
         return f"a {type(value).__name__} with the keys {list(value)}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a {type(value).__name__} of length {len(value)}"
-    return f"{value!r} ({type(value).__name__})"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"a {type(value).__name__} with the fields {[field.name for field in fields(value)]}"
+    text = repr(value)
+    # What takes many lines to print would hide the message.
+    return f"{text} ({type(value).__name__})" if len(text) <= 100 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -262,7 +262,10 @@ def class_logits(outputs: Tensor, *, task: str, n: int) -> Tensor:
                 f"{_hint(outputs, n)}"
             )
         z = check_logits(outputs, "the model's logits").reshape(n)
-        return torch.stack([torch.zeros_like(z), z], dim=1)  # (N, 2)
+        # A probability of exactly 0.5 counts as yes. So at z = 0 the first logit is the least bit smaller, or else
+        # whoever takes the largest of the two would say no.
+        no = torch.where(z == 0, -torch.finfo(z.dtype).tiny, torch.zeros_like(z))
+        return torch.stack([no, z], dim=1)  # (N, 2)
     if outputs.ndim != 2 or len(outputs) != n or outputs.shape[1] < 2:
         raise ValueError(
             f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}"

@@ -125,6 +125,9 @@ def batches(inputs: Inputs | DataLoader, batch_size: int | None = None) -> Itera
         return
     n = num_samples(inputs)
     size = n if batch_size is None else check_count(batch_size, "batch_size")
+    if size >= n:  # not every sparse tensor can be cut
+        yield inputs
+        return
     for start in range(0, n, size):
         yield map_inputs(lambda value, start=start: value[start : start + size], inputs)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_number
@@ -45,15 +45,10 @@ def predict(
     """
     logits = classifier_logits(model, x, task=task, batch_size=batch_size)  # (N, C), for binary (N, 2)
     class_names = check_class_names(class_names, logits.shape[1])
-    labels = _decide(logits, task)
+    labels = logits.argmax(1)
     probabilities = torch.softmax(logits, dim=1)
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     return Prediction(labels, confidence, probabilities[:, 1] if task == "binary" else probabilities, class_names)
-
-
-def _decide(logits: Tensor, task: str) -> Tensor:
-    """The class of the largest logit; of two equal ones class 1 in a binary task, and otherwise the lowest class."""
-    return (logits[:, 1] >= logits[:, 0]).long() if task == "binary" else logits.argmax(1)
 
 
 def accuracy(
@@ -85,6 +80,6 @@ def accuracy(
         raise TypeError("x must hold tensors, not a DataLoader, whose order may differ from y's; pass batch_size=…")
     logits = classifier_logits(model, x, task=task, batch_size=batch_size)
     y = check_labels(y, "y", num_samples=len(logits), num_classes=logits.shape[1]).to(logits.device)
-    correct, n = int((_decide(logits, task) == y).sum()), len(y)
+    correct, n = int((logits.argmax(1) == y).sum()), len(y)
     low, high = wilson_interval(correct, n, confidence)
     return Interval(correct / n, low, high, n)

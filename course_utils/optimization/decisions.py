@@ -88,7 +88,10 @@ def _share(value: float | Tensor, name: str) -> Tensor:
 
 
 def _shares(value: float | Tensor, name: str, classes: int) -> Tensor:
-    shares = torch.as_tensor(value, dtype=torch.float64).cpu()
+    try:
+        shares = torch.as_tensor(value, dtype=torch.float64).cpu()
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {classes} numbers, but is {describe_value(value)}") from None
     if shares.shape != (classes,) or not (shares > 0).all() or abs(float(shares.sum()) - 1) > 1e-3:
         raise ValueError(f"{name} must be {classes} positive numbers that sum to 1, but is {value}")
     return shares / shares.sum()

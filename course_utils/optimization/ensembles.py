@@ -189,7 +189,10 @@ def _checked_weights(weights: Sequence[float] | Tensor | None, members: Tensor) 
     """The members' shares, (M,), summing to 1."""
     if weights is None:
         return members.new_full((len(members),), 1 / len(members), dtype=torch.float64)
-    share = torch.as_tensor(weights, dtype=torch.float64, device=members.device)
+    try:
+        share = torch.as_tensor(weights, dtype=torch.float64, device=members.device)
+    except (TypeError, ValueError):
+        raise TypeError(f"weights must be numbers, one a model, but are {describe_value(weights)}") from None
     if share.shape != (len(members),):
         raise ValueError(f"weights must be {len(members)} numbers, one a model, but are {describe_value(weights)}")
     if not torch.isfinite(share).all() or (share < 0).any() or share.sum() == 0:

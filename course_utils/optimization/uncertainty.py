@@ -122,7 +122,8 @@ def _repeat(model: nn.Module, inputs: Inputs, n_samples: int, chunk_size: int | 
     """The model's output n_samples times, each with random masks of its own, (S, N, …)."""
 
     def once(_: Tensor | None = None) -> Tensor | Moments:
-        return _output(model, inputs)
+        with attributes_kept(model):  # each time from the state that the model came with
+            return _output(model, inputs)
 
     several = vmap(once, randomness="different")
     device = next((value.device for value in model.parameters()), None)
@@ -193,8 +194,7 @@ def deep_ensemble(
 
 def _output(model: nn.Module, inputs: Inputs) -> Tensor | Moments:
     """The tensor in the model's output, or a pair of means and variances; with a row for each sample."""
-    with attributes_kept(model):  # every opinion begins with the state that the model came with
-        output = call_model(model, map_inputs(lambda value: value.detach().clone(), inputs))
+    output = call_model(model, map_inputs(lambda value: value.detach().clone(), inputs))
     is_pair = isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output)
     output = output if is_pair else output_tensor(output)
     n = num_samples(inputs)

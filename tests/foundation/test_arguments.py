@@ -1,6 +1,8 @@
 """Checks of arguments: what was expected, what came."""
 
 import math
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,31 @@ class TestArguments:
     def test_check_tensor_returns_the_same_object(self):
         x = torch.zeros(2)
         assert check_tensor(x, "x") is x
+
+    @pytest.mark.parametrize(
+        ("make", "advice"),
+        [
+            (torch.Tensor.to_sparse, r"sparse; convert it with .to_dense\(\)"),
+            (torch.Tensor.to_sparse_csr, r"sparse; convert it with .to_dense\(\)"),
+            (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "quantised, qint8; convert it with .dequant"),
+            (lambda x: x.to(torch.float8_e4m3fn), r"float8_e4m3fn; convert it with .float\(\)"),
+            (lambda x: torch.nested.nested_tensor([x, x[:1]]), r"nested; pad it with .to_padded_tensor\(0.0\)"),
+        ],
+    )
+    def test_q30_tensors_that_torch_can_hardly_read(self, make, advice):
+        """Q30: they failed in torch's words, wherever the first function was that does not know them."""
+        with pytest.raises(TypeError, match=f"x must be an ordinary tensor, but is {advice}"):
+            check_tensor(make(torch.eye(2)), "x")
+
+    def test_q30_complex_numbers(self):
+        with pytest.raises(TypeError, match="x must have a floating point dtype, but is a complex64 tensor"):
+            check_tensor(torch.zeros(2, dtype=torch.complex64), "x")
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int16, bool])
+    def test_labels_in_numpys_dtypes(self, dtype):
+        labels = np.array([0, 1, 1], dtype=dtype)
+        labels.flags.writeable = False  # as pandas hands out its columns
+        assert check_labels(labels, "y", num_samples=3, num_classes=2).tolist() == [0, 1, 1]
 
     @pytest.mark.parametrize("labels", [torch.tensor([0, 3]), torch.tensor([-1, 0])])
     def test_labels_out_of_range(self, labels):
@@ -90,6 +117,18 @@ class TestArguments:
         else:
             with pytest.raises(ValueError, match="strictly between 0 and 1"):
                 check_number(value, "p", above=0, below=1)
+
+    def test_describe_value_prints_no_tensors(self):
+        """They would fill the message."""
+
+        @dataclass
+        class Output:
+            scores: torch.Tensor
+            boxes: None = None
+
+        assert describe_value(Output(torch.zeros(50, 50))) == "a Output with the fields ['scores', 'boxes']"
+        assert describe_value(SimpleNamespace(scores=torch.zeros(3, 3))) == "a SimpleNamespace"
+        assert describe_value("mlp") == "'mlp' (str)"
 
     def test_describe_value(self):
         assert describe_value({"a": 1}) == "a dict with the keys ['a']"

@@ -41,6 +41,13 @@ class Stream(IterableDataset):
         return iter(X)
 
 
+class Apply2(Apply):
+    """A function of two inputs as a model."""
+
+    def forward(self, a, b):
+        return self.function(a, b)
+
+
 def classifier(outputs: int = 3) -> nn.Sequential:
     return mlp(inputs=4, hidden=8, outputs=outputs)
 
@@ -86,6 +93,27 @@ class TestLoaders:
     def test_an_empty_one_is_refused(self, dataset):
         with pytest.raises(ValueError, match="the DataLoader is empty"):
             list(batches(DataLoader(dataset)))
+
+
+class TestWhatIsNoTensor:
+    def test_packed_sequences(self):
+        packed = nn.utils.rnn.pack_padded_sequence(torch.zeros(2, 3, 4), [3, 1], batch_first=True)
+        with pytest.raises(TypeError, match="inputs is a PackedSequence.*pass the padded tensor and the lengths"):
+            classifier_logits(nn.LSTM(4, 3), packed)
+
+    @pytest.mark.parametrize("option", [None, False, 3, "mean"])
+    def test_options_among_the_inputs(self, option):
+        """As `return_dict=False` of transformers."""
+        with pytest.raises(TypeError, match=r"inputs\['how'\] must be a torch.Tensor.*leave it out, or hold it fixed"):
+            classifier_logits(classifier(), {"input": X, "how": option})
+
+    def test_a_sparse_adjacency_matrix_is_an_input(self):
+        """Of a graph network."""
+        model, edges = classifier(), torch.eye(5).roll(1, 0)
+        graph = Apply2(lambda x, adjacency: model(adjacency @ x))
+        expected = model(edges @ X)
+        for adjacency in (edges, edges.to_sparse(), edges.to_sparse_csr()):
+            assert torch.allclose(classifier_logits(graph, (X, adjacency)), expected, atol=1e-6)
 
 
 class TestOneRowForEachSample:

@@ -97,6 +97,8 @@ class TestOneLogit:
             assert expected_calibration_error(shaped, y, task="binary") == expected_calibration_error(p, y)
             assert adjust_threshold(shaped, y).threshold == adjust_threshold(p, y).threshold
         assert torch.equal(reliability_diagram(p[:, None], y, task="binary").counts, reliability_diagram(p, y).counts)
+        honest = [honest_calibration_error(shaped, n_resamples=50, task="binary") for shaped in (p, p[:, None])]
+        assert honest[0] == honest[1]
 
     def test_the_task_is_asked_for_and_not_guessed(self, binary_models, tumours):
         for call in (
@@ -204,6 +206,13 @@ class TestMembers:
         with torch.inference_mode():
             inside = fit_stacking(models, x, target)
         assert torch.equal(inside.linear.weight, fit_stacking(models, x, target).linear.weight)
+
+    def test_q30_a_generator_of_models(self):
+        models, target, x = members_of(0, n=30), torch.arange(30) % 4, torch.zeros(30, 1)
+        averaged = ensemble_predictions((model for model in models), x)
+        assert torch.equal(averaged, ensemble_predictions(models, x))
+        fitted = fit_stacking((model for model in models), x, target)
+        assert torch.equal(fitted.linear.weight, fit_stacking(models, x, target).linear.weight)
 
     def test_a_dict_or_a_single_model_is_refused(self):
         with pytest.raises(TypeError, match="list of modules"):
