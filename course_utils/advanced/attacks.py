@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -458,7 +459,7 @@ def _check_limits(attacked: Tensor, inputs: Tensor, limits: Mapping[str, Any]) -
     pixels, before = (_wide(x) * std + mean for x in (attacked, inputs))
     slack = _rounding(inputs, mean, std, (low, high) if "bounds" in limits else (0.0, 1.0))
     eps = limits.get("eps")
-    if isinstance(eps, (int, float)):
+    if isinstance(eps, Real):  # also NumPy's
         change = (pixels - before).abs()
         if (change > eps + slack).any():
             raise ValueError(

@@ -134,7 +134,8 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
     Args:
         output: a tensor, or dicts, lists, tuples, dataclasses and objects with `.logits`, nested as deep as you like.
             NaN and Inf are welcome: they are counted. So are empty parts, as a detector makes them of an image without
-            objects. A part that is no tensor, such as the cache of a language model, is skipped and named.
+            objects. A part that is no tensor, such as the cache of a language model, is skipped and named. Sparse,
+            quantised and 8-bit tensors are read as the numbers that they stand for, a nested one as a list.
         task: "binary", "multiclass", "multilabel", "regression", "segmentation" (N, C, H, W) or "sequence" (N, T, V);
             None guesses from the shape.
 

@@ -237,7 +237,7 @@ def classifier_logits(
 
     Args:
         model: of any kind that `check_model` takes.
-        inputs: tensor(s), or a DataLoader; see `course_utils.foundation.inputs`.
+        inputs: tensor(s), or a DataLoader that does not shuffle; see `course_utils.foundation.inputs`.
         task: "multiclass" or "binary".
         batch_size: samples that go through the model at a time; None takes all.
         seed: of what the forward pass draws.

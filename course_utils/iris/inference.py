@@ -30,7 +30,8 @@ def predict(
 
     Args:
         model: returns logits (N, C); for "binary" (N,) or (N, 1). Every submodule keeps its mode.
-        x: (N, …) finite inputs on the model's device, of any dtype; several as a tuple or dict; or a DataLoader.
+        x: (N, …) finite inputs on the model's device, of any dtype; several as a tuple or dict; or a DataLoader,
+            which must not shuffle.
         class_names: C names, for "binary" two; None leaves them out.
         task: "multiclass" or "binary". Binary: class 1 where its probability is at least 0.5.
         batch_size: samples that go through the model at a time; None takes all.

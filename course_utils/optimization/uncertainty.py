@@ -70,7 +70,7 @@ def monte_carlo_dropout(
         model: returns logits (N, C), or values (N, D) for regression. It must call an nn.Dropout layer (or one of
             its relatives) with p > 0. Dropout that is only a function call, `F.dropout`, or an option of another
             layer, such as `nn.LSTM(dropout=…)` or that of attention weights, cannot be seen from outside: use layers.
-        inputs: (N, …), several tensors, or a DataLoader.
+        inputs: (N, …), several tensors, or a DataLoader (which must not shuffle).
         n_samples: S ≥ 2.
         task: "multiclass" (softmax), "binary" (one logit a sample), "multilabel" (sigmoid), "regression" (values, no
             entropies) or "gaussian" (the model returns a pair of means and variances, (N, D) each).
@@ -84,7 +84,7 @@ def monte_carlo_dropout(
 
     Raises:
         TypeError, ValueError: no dropout layer, or none that is called; fewer than two samples; outputs that do not fit
-            the task or are not finite.
+            the task, are not finite, or have no row for each sample.
     """
     check_choice(task, "task", TASKS)
     check_count(n_samples, "n_samples", minimum=2)
