@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
 from course_utils.homework import Comparison, compare, requirements
@@ -48,38 +48,32 @@ INTERVAL = Exercise(
     tolerance=1e-4,  # 1.96 and 1.95996 are the same mistake
     reference=_interval,
     cases=_interval_cases,
-    mistakes=(
-        Mistake(
-            "the normal quantile",
+    wrong_answers={
+        "the normal quantile": (
             "With eight seeds the spread itself is uncertain: t with n − 1 degrees of freedom, not 1.96.",
-            lambda values: _interval(values, quantile=1.96),
+            partial(_interval, quantile=1.96),
         ),
-        Mistake(
-            "the spread of single runs",
+        "the spread of single runs": (
             "The interval of a *mean* shrinks with the number of seeds: divide by √n.",
-            lambda values: _interval(values, root=False),
+            partial(_interval, root=False),
         ),
-        Mistake(
-            "divided by n",
+        "divided by n": (
             "The mean was estimated from the same values: the standard deviation divides by n − 1.",
-            lambda values: _interval(values, correction=0),
+            partial(_interval, correction=0),
         ),
-        Mistake(
-            "one side only",
+        "one side only": (
             "Both sides have 2.5 %, so the quantile is 0.975, not 0.95.",
             lambda values: _interval(values, quantile=stats.t.ppf(0.95, len(values) - 1)),
         ),
-        Mistake(
-            "n degrees of freedom",
+        "n degrees of freedom": (
             "One is used up by the mean: n − 1.",
             lambda values: _interval(values, quantile=stats.t.ppf(0.975, len(values))),
         ),
-        Mistake(
-            "smallest and largest run",
+        "smallest and largest run": (
             "The range grows with the number of seeds; the interval of the mean shrinks.",
             lambda values: (values.min().item(), values.max().item()),
         ),
-    ),
+    },
 )
 
 
@@ -111,24 +105,20 @@ CHOOSE = Exercise(
     praise="The test part had no say, so its figure is the one to print.",
     reference=_choose,
     cases=_choose_cases,
-    mistakes=(
-        Mistake(
-            "chosen on test",
+    wrong_answers={
+        "chosen on test": (
             "If the test part chooses, nothing is left that is not flattered.",
             lambda v, t: _choose(v, t, int(t.mean(1).argmax())),
         ),
-        Mistake(
-            "the single best run",
+        "the single best run": (
             "One lucky seed must not decide: compare the means over the seeds.",
             lambda v, t: _choose(v, t, int(v.max(1).values.argmax())),
         ),
-        Mistake(
-            "the validation figure reported",
+        "the validation figure reported": (
             "That figure made the choice. Report the test figure of the chosen setting.",
             lambda v, t: (int(v.mean(1).argmax()), v.mean(1).max().item(), 0.0),
         ),
-        Mistake(
-            "the best test figure reported",
+        "the best test figure reported": (
             "Report the test figure *of the chosen setting*, not the best one.",
             lambda v, t: (
                 int(v.mean(1).argmax()),
@@ -136,17 +126,15 @@ CHOOSE = Exercise(
                 v.mean(1).max().item() - t.mean(1).max().item(),
             ),
         ),
-        Mistake(
-            "the optimism with the wrong sign",
+        "the optimism with the wrong sign": (
             "Optimism is validation minus test: positive where validation promised too much.",
             lambda v, t: (*_choose(v, t)[:2], -_choose(v, t)[2]),
         ),
-        Mistake(
-            "means over the settings",
+        "means over the settings": (
             "Rows are settings, columns seeds: the mean over the seeds is over dim 1.",
             lambda v, t: _choose(v, t, int(v.mean(0).argmax())),
         ),
-    ),
+    },
 )
 
 
@@ -170,28 +158,24 @@ PAIRED = Exercise(
     praise="Now the luck of the splits, which both share, has dropped out.",
     reference=_paired_p,
     cases=_paired_cases,
-    mistakes=(
-        Mistake(
-            "two independent samples",
+    wrong_answers={
+        "two independent samples": (
             "Entry i of both is the same seed, so the same split: stats.ttest_rel, not stats.ttest_ind.",
             lambda a, b: float(stats.ttest_ind(a.numpy(), b.numpy()).pvalue),
         ),
-        Mistake(
-            "Welch's test",
+        "Welch's test": (
             "It, too, takes the samples as independent. They are pairs: stats.ttest_rel.",
             lambda a, b: float(stats.ttest_ind(a.numpy(), b.numpy(), equal_var=False).pvalue),
         ),
-        Mistake(
-            "one side only",
+        "one side only": (
             "You did not know beforehand which is better: two-sided.",
             lambda a, b: float(stats.ttest_rel(a.numpy(), b.numpy(), alternative="greater").pvalue),
         ),
-        Mistake(
-            "the statistic instead of the p-value",
+        "the statistic instead of the p-value": (
             "The result has both; return its .pvalue.",
             lambda a, b: float(stats.ttest_rel(a.numpy(), b.numpy()).statistic),
         ),
-    ),
+    },
 )
 
 
@@ -225,35 +209,30 @@ HOMEWORK = Exercise(
     reference=lambda: _hand_in({"lr": [0.03, 0.3], "hidden_features": [4, 16]}),
     cases=lambda seed: [()],
     observe=_observe_homework,
-    mistakes=(
-        Mistake(
-            "too few seeds",
+    wrong_answers={
+        "too few seeds": (
             "With one run of each setting nobody can tell a setting from luck, and below five seeds an interval says "
             "little. Take five or more.",
             lambda: _hand_in({"lr": [0.03, 0.3]}, seeds=3),
         ),
-        Mistake(
-            "a single setting",
+        "a single setting": (
             "There is nothing to compare. Give at least one hyperparameter several values.",
             lambda: _hand_in({"lr": 0.3}),
         ),
-        Mistake(
-            "two things changed at once",
+        "two things changed at once": (
             "If both differ, nobody can say which of them did it. Change one thing at a time, or run all combinations. "
             "(Tuning each optimizer in its own range is fair too, but the check cannot see it: run the full grid.)",
             lambda: _hand_in([{"lr": 0.03, "hidden_features": 4}, {"lr": 0.3, "hidden_features": 16}]),
         ),
-        Mistake(
-            "data of your own",
+        "data of your own": (
             "Nobody else has them, so nobody can repeat a run. Hand in a comparison on iris, digits or breast_cancer.",
             lambda: _hand_in({"lr": [0.03, 0.3]}, data=_own_data()),
         ),
-        Mistake(
-            "the summary instead of the comparison",
+        "the summary instead of the comparison": (
             "Return the object that compare returns; its summary can be made from it, and not the other way.",
             lambda: _hand_in({"lr": [0.03, 0.3]}).summary(),
         ),
-    ),
+    },
 )
 
 EXERCISES = (INTERVAL, CHOOSE, PAIRED, HOMEWORK)

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.checks.basics import linear_logits, some
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
 
@@ -31,28 +32,24 @@ MEAN = Exercise(
     praise="Every sample counts the same, whatever batch it was in.",
     reference=lambda means, sizes: ((means * sizes).sum() / sizes.sum()).item(),
     cases=_batch_cases,
-    mistakes=(
-        Mistake(
-            "the mean of the batch means",
+    wrong_answers={
+        "the mean of the batch means": (
             "The last batch is small, and its few samples weigh as much as a whole batch. Weigh each mean by its size.",
             lambda means, sizes: means.mean().item(),
         ),
-        Mistake(
-            "divided by the number of batches",
+        "divided by the number of batches": (
             "The weighted sum is the sum over all samples; divide it by the number of samples.",
             lambda means, sizes: ((means * sizes).sum() / len(means)).item(),
         ),
-        Mistake(
-            "a sum of the means over the number of samples",
+        "a sum of the means over the number of samples": (
             "A batch's *sum* is its mean times its size.",
             lambda means, sizes: (means.sum() / sizes.sum()).item(),
         ),
-        Mistake(
-            "the last batch dropped",
+        "the last batch dropped": (
             "Its samples count too.",
             lambda means, sizes: ((means * sizes)[:-1].sum() / sizes[:-1].sum()).item(),
         ),
-    ),
+    },
 )
 
 
@@ -69,28 +66,24 @@ AXES = Exercise(
     praise="Each row now belongs to one sample.",
     reference=lambda output: output.argmax(-1).T,
     cases=_sequence_cases,
-    mistakes=(
-        Mistake(
-            "the broken function unchanged",
+    wrong_answers={
+        "the broken function unchanged": (
             "reshape fills the new shape in memory order, so a row holds the steps of several samples. Swap the axes.",
             lambda output: output.reshape(output.shape[1], output.shape[0], -1).argmax(-1),
         ),
-        Mistake(
-            "the axes not swapped",
+        "the axes not swapped": (
             "The rows are time steps still. transpose(0, 1), or permute(1, 0, 2).",
             lambda output: output.argmax(-1),
         ),
-        Mistake(
-            "argmax over time",
+        "argmax over time": (
             "dim=0 of (T, N, C) runs over the time steps. The classes are in the last axis.",
             lambda output: output.argmax(0),
         ),
-        Mistake(
-            "argmax over the samples",
+        "argmax over the samples": (
             "dim=1 of (T, N, C) runs over the samples. The classes are in the last axis.",
             lambda output: output.argmax(1),
         ),
-    ),
+    },
 )
 
 
@@ -114,38 +107,32 @@ LSE = Exercise(
     praise="Finite for logits of any size, and −∞ where there is nothing.",
     reference=lambda z: torch.logsumexp(z, -1),
     cases=_lse_cases,
-    mistakes=(
-        Mistake(
-            "the formula as it stands",
+    wrong_answers={
+        "the formula as it stands": (
             "exp overflows at 88 in float32. Subtract each row's maximum first, and add it again at the end.",
             lambda z: z.exp().sum(-1).log(),
         ),
-        Mistake(
-            "the maximum not added again",
+        "the maximum not added again": (
             "log Σ exp(z − m) + m: you left out the + m.",
             lambda z: _shifted(z, z.amax(-1, keepdim=True)),
         ),
-        Mistake(
-            "one maximum for the whole batch",
+        "one maximum for the whole batch": (
             "Rows far below it underflow to log(0). Each row needs its own maximum: amax(dim=-1, keepdim=True).",
             lambda z: _shifted(z, z.max()) + z.max(),
         ),
-        Mistake(
-            "−inf minus −inf",
+        "−inf minus −inf": (
             "In a row of −∞ the maximum is −∞ too, and −∞ − (−∞) is NaN. Subtract 0 there.",
             lambda z: _shifted(z, z.amax(-1, keepdim=True)) + z.amax(-1),
         ),
-        Mistake(
-            "a clamp before exp",
+        "a clamp before exp": (
             "A clamp changes the values, and with them the answer.",
             lambda z: z.clamp(max=80).exp().sum(-1).log(),
         ),
-        Mistake(
-            "the wrong axis",
+        "the wrong axis": (
             "Sum over the classes, the last axis; dim=0 sums over the samples.",
             lambda z: torch.logsumexp(z, 0),
         ),
-    ),
+    },
 )
 
 
@@ -242,38 +229,32 @@ LAYER = Exercise(
     reference=_find,
     cases=_layer_cases,
     observe=_observe_search,
-    mistakes=(
-        Mistake(
-            "hooks left behind when the model raises",
+    wrong_answers={
+        "hooks left behind when the model raises": (
             "A line after the forward pass is not reached if the pass raises. Remove the hooks in a finally block.",
-            lambda model, x: _find(model, x, always=False),
+            partial(_find, always=False),
         ),
-        Mistake(
-            "hooks left behind",
+        "hooks left behind": (
             "Keep what register_forward_hook returns, and call .remove() on each at the end.",
-            lambda model, x: _find(model, x, remove=False),
+            partial(_find, remove=False),
         ),
-        Mistake(
-            "only NaN",
+        "only NaN": (
             "An infinite output comes first and turns into NaN layers later. Test with isfinite().",
-            lambda model, x: _find(model, x, broken=lambda output: output.isnan().any()),
+            partial(_find, broken=lambda output: output.isnan().any()),
         ),
-        Mistake(
-            "the last non-finite layer",
+        "the last non-finite layer": (
             "What is behind the first non-finite layer is non-finite, too. Keep the first name you see.",
-            lambda model, x: _find(model, x, last=True),
+            partial(_find, last=True),
         ),
-        Mistake(
-            "only the outermost modules",
+        "only the outermost modules": (
             "named_children() stops at the first level; named_modules() goes into blocks.",
-            lambda model, x: _find(model, x, top=True),
+            partial(_find, top=True),
         ),
-        Mistake(
-            "parameters instead of outputs",
+        "parameters instead of outputs": (
             "All weights may be finite while an output is not. Look at the outputs.",
             _by_parameters,
         ),
-    ),
+    },
 )
 
 EXERCISES = (MEAN, AXES, LSE, LAYER)
