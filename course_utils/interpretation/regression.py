@@ -12,7 +12,7 @@ from torch import Tensor
 from course_utils.foundation.arguments import check_class_names, check_tensor
 from course_utils.foundation.devices import full_precision, in_double
 from course_utils.foundation.evaluation import tensor_in
-from course_utils.foundation.results import Result, as_numpy
+from course_utils.foundation.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,18 +37,6 @@ class RegressionResult(Result):
     statistics: pd.DataFrame | None
 
     per_sample: ClassVar = ("preds", "target", "error")
-
-    def to_frame(self) -> pd.DataFrame:
-        import pandas as pd
-
-        parts = {"preds": self.preds, "target": self.target, "error": self.error}
-        columns = {
-            f"{name}_{d}": as_numpy(values[:, d])
-            for name, values in parts.items()
-            if values is not None
-            for d in range(self.preds.shape[1])
-        }
-        return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
         n, d = self.preds.shape
