@@ -1,4 +1,7 @@
-"""The exercises of chapter 5 and the mistakes they are known for."""
+"""The exercises of chapter 5 and the mistakes they are known for.
+
+Exercises: 1 late fusion; 2 one step of an attack; 3 robust against every attempt; 4 conformal sets; 5 SmoothGrad.
+"""
 
 import copy
 import math
@@ -33,9 +36,6 @@ def _digits(seed: int, count: int) -> tuple[Tensor, Tensor]:
     return digits.x_test[order] / 16, digits.y_test[order]
 
 
-# Exercise 1: late fusion
-
-
 def _fusion_cases(seed: int) -> list[tuple]:
     logits = some(linear_logits("digits"), 8, seed)
     other = 4 * some(linear_logits("digits"), 8, seed + 1)  # a louder network, about other images
@@ -68,9 +68,6 @@ FUSION = Exercise(
         ),
     },
 )
-
-
-# Exercise 2: one step of an attack
 
 
 def _attack_cases(seed: int) -> list[tuple]:
@@ -131,9 +128,6 @@ ATTACK = Exercise(
 )
 
 
-# Exercise 3: robust against every attempt
-
-
 def _attempt_cases(seed: int) -> list[tuple]:
     logits = some(linear_logits("digits"), 60, seed)
     noise = torch.randn(4, *logits.shape, generator=make_generator(seed))
@@ -173,9 +167,6 @@ WORST = Exercise(
         ),
     },
 )
-
-
-# Exercise 4: conformal sets
 
 
 def _conformal_cases(seed: int) -> list[tuple]:
@@ -232,9 +223,6 @@ CONFORMAL = Exercise(
         ),
     },
 )
-
-
-# Exercise 5: SmoothGrad
 
 
 def _smooth_cases(seed: int) -> list[tuple]:

@@ -1,4 +1,8 @@
-"""The exercises of chapter 1 and the mistakes they are known for."""
+"""The exercises of chapter 1 and the mistakes they are known for.
+
+Exercises: 1 one logit per sample; 2 softmax that survives large logits; 3 the next character; 4 one label per pixel;
+5 find and fix.
+"""
 
 from functools import cache
 
@@ -23,9 +27,6 @@ def linear_logits(name: str) -> Tensor:
 
 def some(values: Tensor, count: int, seed: int) -> Tensor:
     return values[torch.randperm(len(values), generator=make_generator(seed))[:count]]
-
-
-# Exercise 1: one logit per sample
 
 
 TUMOUR = Exercise(
@@ -76,9 +77,6 @@ TUMOUR = Exercise(
 )
 
 
-# Exercise 2: softmax that survives large logits
-
-
 def _softmax_cases(seed: int) -> list[tuple]:
     logits = linear_logits("digits")
     # The same logits at temperature 1/100: sharp, and beyond what exp can hold in float32.
@@ -124,9 +122,6 @@ SOFTMAX = Exercise(
         ),
     },
 )
-
-
-# Exercise 3: the next character
 
 
 @cache
@@ -180,9 +175,6 @@ NEXT = Exercise(
 )
 
 
-# Exercise 4: one label per pixel
-
-
 def _pixel_cases(seed: int) -> list[tuple]:
     generated = generate_images(4, seed=seed)
     images = generated.images.float() / 255
@@ -224,9 +216,6 @@ PIXELS = Exercise(
         ),
     },
 )
-
-
-# Exercise 5: find and fix
 
 
 def _confidence_with(*bugs: str):

@@ -1,4 +1,8 @@
-"""The exercises of chapter 6 and the mistakes they are known for."""
+"""The exercises of chapter 6 and the mistakes they are known for.
+
+Exercises: 1 normalising images; 2 the worst mistakes; 3 a threshold that keeps a promise; 4 two classifiers on the
+same images.
+"""
 
 import math
 from functools import partial
@@ -16,9 +20,6 @@ def _recorded(seed: int, count: int) -> tuple[Tensor, Tensor]:
     recorded = load_recorded_outputs()
     index = torch.randperm(len(recorded.test_target), generator=make_generator(seed))[:count]
     return recorded.test_logits[index], recorded.test_target[index]
-
-
-# Exercise 1: normalising images
 
 
 def _prepare_cases(seed: int) -> list[tuple]:
@@ -78,9 +79,6 @@ PREPARE = Exercise(
 )
 
 
-# Exercise 2: the worst mistakes
-
-
 def _log_true(logits: Tensor, target: Tensor) -> Tensor:
     return logits.log_softmax(1).gather(1, target[:, None])[:, 0]
 
@@ -123,9 +121,6 @@ WORST = Exercise(
         ),
     },
 )
-
-
-# Exercise 3: a threshold that keeps a promise
 
 
 # Two dozen images, made by hand so that each known mistake gives another threshold.
@@ -206,9 +201,6 @@ PROMISE = Exercise(
         ),
     },
 )
-
-
-# Exercise 4: two classifiers on the same images
 
 
 def _paired_cases(seed: int) -> list[tuple]:

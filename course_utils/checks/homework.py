@@ -1,4 +1,7 @@
-"""The exercises of chapter 8 and the mistakes they are known for."""
+"""The exercises of chapter 8 and the mistakes they are known for.
+
+Exercises: 1 an interval over seeds; 2 choose, then report; 3 is it the setting, or luck?; 4 the homework.
+"""
 
 import math
 from collections.abc import Callable
@@ -23,9 +26,6 @@ def _comparison(data: str) -> Comparison:
 
 def _validation(data: str) -> Tensor:
     return torch.from_numpy(_comparison(data).matrix("validation"))  # (settings, seeds)
-
-
-# Exercise 1: an interval over seeds
 
 
 def _interval_cases(seed: int) -> list[tuple]:
@@ -75,9 +75,6 @@ INTERVAL = Exercise(
         ),
     },
 )
-
-
-# Exercise 2: choose, then report
 
 
 def _choose_cases(seed: int) -> list[tuple]:
@@ -138,9 +135,6 @@ CHOOSE = Exercise(
 )
 
 
-# Exercise 3: is it the setting, or luck?
-
-
 def _paired_cases(seed: int) -> list[tuple]:
     rows, generator = _validation("iris"), make_generator(seed)
     pairs = ((4, 0, 8), (5, 1, 7), (2, 0, 6))
@@ -149,14 +143,10 @@ def _paired_cases(seed: int) -> list[tuple]:
     return [*cases, cases[0][::-1]]  # the difference in both signs
 
 
-def _paired_p(first: Tensor, second: Tensor) -> float:
-    return float(stats.ttest_rel(first.numpy(), second.numpy()).pvalue)
-
-
 PAIRED = Exercise(
     name="homework.paired_p_value",
     praise="Now the luck of the splits, which both share, has dropped out.",
-    reference=_paired_p,
+    reference=lambda a, b: float(stats.ttest_rel(a.numpy(), b.numpy()).pvalue),
     cases=_paired_cases,
     wrong_answers={
         "two independent samples": (
@@ -179,9 +169,6 @@ PAIRED = Exercise(
 )
 
 
-# Exercise 4: the homework
-
-
 def _observe_homework(answer: Callable[[], Comparison]) -> dict:
     comparison = answer()
     if not isinstance(comparison, Comparison):
@@ -196,11 +183,6 @@ def _observe_homework(answer: Callable[[], Comparison]) -> dict:
 
 def _hand_in(grid, seeds: int = 5, data="iris") -> Comparison:
     return compare(grid, data=data, seeds=seeds, epochs=30, progress=False)
-
-
-def _own_data() -> tuple[Tensor, Tensor]:
-    split = load_split("iris")
-    return split.x_train, split.y_train
 
 
 HOMEWORK = Exercise(
@@ -226,7 +208,7 @@ HOMEWORK = Exercise(
         ),
         "data of your own": (
             "Nobody else has them, so nobody can repeat a run. Hand in a comparison on iris, digits or breast_cancer.",
-            lambda: _hand_in({"lr": [0.03, 0.3]}, data=_own_data()),
+            lambda: _hand_in({"lr": [0.03, 0.3]}, data=(load_split("iris").x_train, load_split("iris").y_train)),
         ),
         "the summary instead of the comparison": (
             "Return the object that compare returns; its summary can be made from it, and not the other way.",

@@ -1,4 +1,7 @@
-"""The exercises of chapter 2 and the mistakes they are known for."""
+"""The exercises of chapter 2 and the mistakes they are known for.
+
+Exercises: 1 the smallest margins; 2 the width of a conformal interval; 3 IoU, find and fix; 4 top-p.
+"""
 
 import math
 from functools import partial
@@ -11,8 +14,6 @@ from course_utils.checks.basics import bigram_logits, linear_logits, some
 from course_utils.checks.exercise import Exercise
 from course_utils.data import generate_scenes, load_text
 from course_utils.foundation.seeding import make_generator
-
-# Exercise 1: the smallest margins
 
 
 def _margin(values: Tensor) -> Tensor:
@@ -52,9 +53,6 @@ MARGINS = Exercise(
         ),
     },
 )
-
-
-# Exercise 2: the width of a conformal interval
 
 
 def _interval_cases(seed: int) -> list[tuple]:
@@ -102,12 +100,8 @@ WIDTH = Exercise(
 )
 
 
-# Exercise 3: IoU, find and fix
-
-
 def _iou_cases(seed: int) -> list[tuple]:
-    scenes = generate_scenes(4, max_objects=9, seed=seed)
-    boxes = torch.cat(scenes.boxes)
+    boxes = torch.cat(generate_scenes(4, max_objects=9, seed=seed).boxes)
     jitter = 3 * torch.rand(boxes.shape, generator=make_generator(seed))
     return [(boxes, boxes + jitter), (boxes[:3], boxes[3:5])]
 
@@ -158,9 +152,6 @@ IOU = Exercise(
         "the table transposed": ("Rows are the boxes of a, columns those of b.", lambda a, b: box_iou(b, a)),
     },
 )
-
-
-# Exercise 4: top-p
 
 
 def _top_p_cases(seed: int) -> list[tuple]:

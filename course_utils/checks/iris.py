@@ -1,4 +1,8 @@
-"""The exercises of chapter 7 and the mistakes they are known for."""
+"""The exercises of chapter 7 and the mistakes they are known for.
+
+Exercises: 1 count by hand; 2 the loss of a data set that comes in batches; 3 measure, and leave no trace; 4 how much
+is 30 of 30?; 5 one flower from the garden.
+"""
 
 import math
 from functools import cache, partial
@@ -24,14 +28,6 @@ def _trained_model(dropout: float = 0.0) -> nn.Module:
     return model
 
 
-# Exercise 1: count by hand
-
-
-def _count_cases(seed: int) -> list[tuple]:
-    widths = torch.randint(2, 40, (4,), generator=make_generator(seed)).tolist()
-    return [([4, 10, 3],), (widths,), ([64, 10],)]
-
-
 def _count(sizes: list[int]) -> int:
     return sum(a * b + b for a, b in pairwise(sizes))
 
@@ -40,7 +36,11 @@ COUNT = Exercise(
     name="iris.count_mlp_parameters",
     praise="Each unit has one weight per input and one bias.",
     reference=_count,
-    cases=_count_cases,
+    cases=lambda seed: [
+        ([4, 10, 3],),
+        (torch.randint(2, 40, (4,), generator=make_generator(seed)).tolist(),),
+        ([64, 10],),
+    ],
     wrong_answers={
         "the biases are missing": (
             "Each unit of a layer also has a bias: add the layer's width.",
@@ -64,9 +64,6 @@ COUNT = Exercise(
         ),
     },
 )
-
-
-# Exercise 2: the loss of a data set that comes in batches
 
 
 def _loss_cases(seed: int) -> list[tuple]:
@@ -114,9 +111,6 @@ LOSS = Exercise(
         ),
     },
 )
-
-
-# Exercise 3: measure, and leave no trace
 
 
 def _evaluate_cases(seed: int) -> list[tuple]:
@@ -183,9 +177,6 @@ EVALUATE = Exercise(
 )
 
 
-# Exercise 4: how much is 30 of 30?
-
-
 def _interval_cases(seed: int) -> list[tuple]:
     correct = int(torch.randint(15, 29, (1,), generator=make_generator(seed)))
     return [(30, 30), (correct, 30), (970, 1000)]
@@ -228,9 +219,6 @@ INTERVAL = Exercise(
         ),
     },
 )
-
-
-# Exercise 5: one flower from the garden
 
 
 def _flower_cases(seed: int) -> list[tuple]:

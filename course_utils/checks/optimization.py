@@ -1,4 +1,7 @@
-"""The exercises of chapter 3 and the mistakes they are known for."""
+"""The exercises of chapter 3 and the mistakes they are known for.
+
+Exercises: 1 the cheapest threshold; 2 the calibration error; 3 an ensemble, find and fix; 4 mutual information.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,8 +14,6 @@ from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
 from course_utils.optimization import expected_calibration_error
-
-# Exercise 1: the cheapest threshold
 
 
 def _binary_data(seed: int, count: int) -> tuple[Tensor, Tensor]:
@@ -63,9 +64,6 @@ COST = Exercise(
         "the conventional 0.5": ("0.5 is a convention; the costs decide.", lambda p, y, missed: 0.5),
     },
 )
-
-
-# Exercise 2: the calibration error
 
 
 def _ece_cases(seed: int) -> list[tuple]:
@@ -133,9 +131,6 @@ ECE = Exercise(
 )
 
 
-# Exercise 3: an ensemble, find and fix
-
-
 def _member_cases(seed: int) -> list[tuple]:
     logits = some(linear_logits("digits"), 12, seed)
     noise = 3 * torch.randn(4, *logits.shape, generator=make_generator(seed))
@@ -172,9 +167,6 @@ AVERAGE = Exercise(
         "a mean over the samples": ("Average over the members, dim=0.", lambda members: members.softmax(-1).mean(1)),
     },
 )
-
-
-# Exercise 4: mutual information
 
 
 def _opinion_cases(seed: int) -> list[tuple]:

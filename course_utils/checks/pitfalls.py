@@ -1,4 +1,8 @@
-"""The exercises of chapter 4 and the mistakes they are known for."""
+"""The exercises of chapter 4 and the mistakes they are known for.
+
+Exercises: 1 a mean over batches of different size; 2 outputs of a recurrent network, find and fix; 3 log-sum-exp; 4
+the first non-finite layer.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,8 +15,6 @@ from course_utils.checks.basics import linear_logits, some
 from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
-
-# Exercise 1: a mean over batches of different size
 
 
 def _batch_cases(seed: int) -> list[tuple]:
@@ -53,9 +55,6 @@ MEAN = Exercise(
 )
 
 
-# Exercise 2: outputs of a recurrent network, find and fix
-
-
 def _sequence_cases(seed: int) -> list[tuple]:
     logits = some(linear_logits("digits"), 15, seed)
     return [(logits.reshape(5, 3, 10),), (logits[:12].reshape(3, 4, 10),)]
@@ -85,9 +84,6 @@ AXES = Exercise(
         ),
     },
 )
-
-
-# Exercise 3: log-sum-exp
 
 
 def _lse_cases(seed: int) -> list[tuple]:
@@ -136,23 +132,16 @@ LSE = Exercise(
 )
 
 
-# Exercise 4: the first non-finite layer
-
-
 class _Log(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.log()
 
 
-class _LogBlock(nn.Module):
-    """Its layer's output is finite; what its own forward makes of that is not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 16)
+class _LogBlock(nn.Sequential):
+    """Its layers' output is finite; what its own forward makes of that is not."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (-1 - self.linear(x).abs()).log()
+        return (-1 - super().forward(x).abs()).log()
 
 
 def _layer_cases(seed: int) -> list[tuple]:
@@ -167,19 +156,16 @@ def _layer_cases(seed: int) -> list[tuple]:
     logarithm = nn.Sequential(nn.Linear(64, 16), nn.Sequential(nn.Tanh(), _Log()), nn.Linear(16, 10))
     finite = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
     raising = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(8, 10))  # the last layer does not fit
-    block = nn.Sequential(_LogBlock(), nn.Linear(16, 10))
+    block = nn.Sequential(_LogBlock(nn.Linear(64, 16)), nn.Linear(16, 10))
     return [(model.eval(), x) for model in (logarithm, overflowing, finite, raising, block)]
 
 
+def _nonfinite(output: Tensor) -> bool:
+    return not output.isfinite().all()
+
+
 def _find(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    broken: Callable = lambda output: not output.isfinite().all(),
-    last: bool = False,
-    top: bool = False,
-    remove: bool = True,
-    always: bool = True,
+    model: nn.Module, x: Tensor, *, broken=_nonfinite, last=False, top=False, remove=True, always=True
 ) -> str | None:
     found: list[str] = []
     handles = [
