@@ -17,12 +17,7 @@ from course_utils.advanced import grad_cam, integrated_gradients, visualize_attr
 from course_utils.capstone.evaluation import calibrate_model, readings_of
 from course_utils.capstone.images import check_data, normalize
 from course_utils.capstone.models import NormalizedImageClassifier, dtype_of
-from course_utils.capstone.plotting import (
-    plot_readings,
-    plot_robustness,
-    plot_training,
-    visualize_results,
-)
+from course_utils.capstone.plotting import plot_readings, plot_robustness, plot_training, visualize_results
 from course_utils.capstone.robustness import measure_robustness
 from course_utils.capstone.training import TrainingHistory
 from course_utils.data import ImageData

@@ -220,8 +220,7 @@ def _difference(expected: Any, got: Any, tolerance: float) -> str | None:
         close = torch.isclose(values[0], values[1], rtol=tolerance, atol=tolerance, equal_nan=True)
         return None if close else f"It is off by {float(got) - expected:+.4g}."
     # Objects without an own == (scalers, texts) are arguments: the same kind is all that can be asked.
-    same_kind = type(expected) is type(got)
-    if not same_kind or not (expected == got or type(expected).__eq__ is object.__eq__):
+    if type(expected) is not type(got) or not (expected == got or type(expected).__eq__ is object.__eq__):
         return f"It must be {_show(expected)}."
     return None
 

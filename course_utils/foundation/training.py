@@ -51,6 +51,7 @@ def fit(
     """Train a model on random batches, and return it in evaluation mode. Changes the model's parameters.
 
     Args:
+        model: any module.
         x: (N, …) inputs.
         target: (N, …) each; what `loss` compares the outputs with. None, one, or several tensors.
         steps: updates; each one draws `batch_size` of the N samples, with replacement.
@@ -61,6 +62,7 @@ def fit(
         optimizer: "sgd", "adam" or "adamw".
         one_cycle: let the rate rise to `lr` and fall to almost 0 (Smith & Topin 2018); otherwise it stays at `lr`.
         seed: of the batches and of dropout; None draws fresh ones. The global random state stays as it is.
+        progress: show a bar.
 
     Raises:
         TypeError, ValueError: tensors of different lengths, options out of range, no loss.
