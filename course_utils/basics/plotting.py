@@ -155,12 +155,11 @@ def _as_shown(images: Tensor) -> list:
         raise ValueError(f"images must be a tensor (N, H, W) or (N, 3, H, W), but is {describe_value(images)}")
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one image")
-    if images.is_floating_point():
-        check_tensor(images, "images")
-    if images.ndim == 4 and images.is_floating_point() and (images.min() < 0 or images.max() > 1):
-        low, high = float(images.min()), float(images.max())
-        raise ValueError(
-            f"floating-point images must lie in [0, 1], but range from {low:.3g} to {high:.3g}; normalised?"
-        )
-    shown = images.detach().float().cpu() if images.is_floating_point() else images.detach().cpu()
+    shown = images.detach().cpu()
+    if shown.is_floating_point():
+        low, high = map(float, check_tensor(shown, "images").aminmax())
+        if shown.ndim == 4 and (low < 0 or high > 1):
+            span = f"range from {low:.3g} to {high:.3g}"
+            raise ValueError(f"floating-point images must lie in [0, 1], but {span}; normalised?")
+        shown = shown.float()
     return list((shown if shown.ndim == 3 else shown.permute(0, 2, 3, 1)).numpy())

@@ -1,11 +1,15 @@
-"""The exercises of chapter 1 and the mistakes they are known for."""
+"""The exercises of chapter 1 and the mistakes they are known for.
+
+Exercises: 1 one logit per sample; 2 softmax that survives large logits; 3 the next character; 4 one label per pixel;
+5 find and fix.
+"""
 
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import generate_images, load_split, load_text
 from course_utils.foundation.seeding import make_generator
 
@@ -25,72 +29,52 @@ def some(values: Tensor, count: int, seed: int) -> Tensor:
     return values[torch.randperm(len(values), generator=make_generator(seed))[:count]]
 
 
-# Exercise 1: one logit per sample
-
-
-def _tumour_cases(seed: int) -> list[tuple]:
-    logits = linear_logits("breast_cancer")
-    return [(some(logits, 20, seed),), (some(logits, 1, seed + 1),)]
-
-
 TUMOUR = Exercise(
     name="basics.tumour_probability",
     praise="One logit per sample means sigmoid, and the caller gets one number per sample.",
     reference=lambda logits: torch.sigmoid(logits[:, 0]),
-    cases=_tumour_cases,
-    mistakes=(
-        Mistake(
-            "softmax over a single logit",
+    cases=lambda seed: [(some(linear_logits("breast_cancer"), n, seed + i),) for i, n in enumerate((20, 1))],
+    wrong_answers={
+        "softmax over a single logit": (
             "Softmax makes the values along an axis sum to 1. An axis of length 1 leaves it no choice: every answer is "
             "1.0, whatever the logit. For one logit per sample use torch.sigmoid.",
             lambda logits: torch.softmax(logits, dim=1)[:, 0],
         ),
-        Mistake(
-            "softmax over a single logit, and the column kept",
+        "softmax over a single logit, and the column kept": (
             "Softmax over an axis of length 1 is always 1.0; use torch.sigmoid. Then drop the column: (N, 1) → (N,).",
             lambda logits: torch.softmax(logits, dim=1),
         ),
-        Mistake(
-            "softmax over the batch",
+        "softmax over the batch": (
             "dim=0 is the axis of the samples. Now each patient's probability depends on who else is in the batch.",
             lambda logits: torch.softmax(logits, dim=0)[:, 0],
         ),
-        Mistake(
-            "softmax over the batch, and the column kept",
+        "softmax over the batch, and the column kept": (
             "dim=0 is the axis of the samples. One patient's probability must not depend on the others: use sigmoid.",
             lambda logits: torch.softmax(logits, dim=0),
         ),
-        Mistake(
-            "right values in the shape (N, 1)",
+        "right values in the shape (N, 1)": (
             "Drop the last axis with logits[:, 0] or .squeeze(1). Not with a bare .squeeze(): it would also drop the "
             "batch axis of a single patient.",
             lambda logits: torch.sigmoid(logits),
         ),
-        Mistake(
-            "a bare .squeeze() on a batch of one",
+        "a bare .squeeze() on a batch of one": (
             ".squeeze() drops every axis of length 1, the batch axis of a single patient too. Say which: .squeeze(1).",
             lambda logits: torch.sigmoid(logits).squeeze(),
         ),
-        Mistake(
-            "the probability of class 0",
+        "the probability of class 0": (
             "sigmoid(z) is the probability of class 1; 1 − sigmoid(z), which is sigmoid(−z), is that of class 0.",
             lambda logits: torch.sigmoid(-logits[:, 0]),
         ),
-        Mistake(
-            "sigmoid applied twice",
+        "sigmoid applied twice": (
             "Probabilities went through sigmoid again, so they all crowd between 0.5 and 0.73.",
             lambda logits: torch.sigmoid(torch.sigmoid(logits[:, 0])),
         ),
-        Mistake(
-            "labels instead of probabilities",
+        "labels instead of probabilities": (
             "The decision (0 or 1) comes later, and whoever takes it may want another threshold than 0.5.",
             lambda logits: (logits[:, 0] > 0).float(),
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: softmax that survives large logits
 
 
 def _softmax_cases(seed: int) -> list[tuple]:
@@ -105,49 +89,39 @@ SOFTMAX = Exercise(
     praise="Shift invariance is not only a curiosity: it is what keeps exp from overflowing.",
     reference=lambda logits: torch.softmax(logits, dim=1),
     cases=_softmax_cases,
-    mistakes=(
-        Mistake(
-            "exp overflows",
+    wrong_answers={
+        "exp overflows": (
             "exp(89) is already infinite in float32, and inf / inf is NaN. Subtract each row's maximum first: softmax "
             "does not change when the same number is subtracted from a whole row.",
             lambda logits: logits.exp() / logits.exp().sum(1, keepdim=True),
         ),
-        Mistake(
-            "the classes summed over the wrong axis",
+        "the classes summed over the wrong axis": (
             "Each row must sum to 1, so sum over dim=1; dim=0 runs over the samples.",
             lambda logits: torch.softmax(logits, dim=0),
         ),
-        Mistake(
-            "the maximum of the whole batch",
+        "the maximum of the whole batch": (
             "Rows far below the largest logit of the batch underflow to 0, and 0/0 is NaN. Subtract each row's own "
             "maximum: logits.amax(dim=1, keepdim=True).",
             lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(1, keepdim=True),
         ),
-        Mistake(
-            "one sum for the whole batch",
+        "one sum for the whole batch": (
             "Without dim=1 the sum runs over all samples, so each row's share of it is lost.",
             lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(),
         ),
-        Mistake(
-            "softmax applied twice",
+        "softmax applied twice": (
             "Probabilities went in as if they were logits, so the answer is much too unsure.",
             lambda logits: torch.softmax(torch.softmax(logits, dim=1), dim=1),
         ),
-        Mistake(
-            "log-probabilities",
+        "log-probabilities": (
             "These are the logarithms. One exp is missing at the end.",
             lambda logits: torch.log_softmax(logits, dim=1),
         ),
-        Mistake(
-            "a missing keepdim=True",
+        "a missing keepdim=True": (
             "The sum over dim=1 has the shape (N,). Without keepdim=True it does not line up with the (N, C) logits.",
             lambda logits: logits.exp() / logits.exp().sum(1),
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: the next character
 
 
 @cache
@@ -176,37 +150,29 @@ NEXT = Exercise(
     praise="A language model predicts at every position; the future is in the last one.",
     reference=lambda logits: logits[:, -1].argmax(dim=-1),
     cases=_next_cases,
-    mistakes=(
-        Mistake(
-            "argmax over time",
+    wrong_answers={
+        "argmax over time": (
             "dim=1 is the axis of the positions. The characters to choose from lie along the last axis.",
             lambda logits: logits.argmax(dim=1),
         ),
-        Mistake(
-            "a prediction for every position",
+        "a prediction for every position": (
             "Position t predicts character t + 1. Only the last position says something new: take logits[:, -1].",
             lambda logits: logits.argmax(dim=-1),
         ),
-        Mistake(
-            "the prediction of the first position",
+        "the prediction of the first position": (
             "logits[:, 0] predicts the second character of the prompt, which you already have. Take logits[:, -1].",
             lambda logits: logits[:, 0].argmax(dim=-1),
         ),
-        Mistake(
-            "the last sequence of the batch",
+        "the last sequence of the batch": (
             "logits[-1] is the last sample. The last position of every sample is logits[:, -1].",
             lambda logits: logits[-1].argmax(dim=-1),
         ),
-        Mistake(
-            "scores instead of characters",
+        "scores instead of characters": (
             "max() gives the largest logit; argmax() gives the id of the character that has it.",
             lambda logits: logits[:, -1].max(dim=-1).values,
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: one label per pixel
 
 
 def _pixel_cases(seed: int) -> list[tuple]:
@@ -226,43 +192,30 @@ PIXELS = Exercise(
     praise="Classes in dim 1, one decision per pixel, one number per picture.",
     reference=lambda logits, target: (logits.argmax(dim=1) == target).float().mean(dim=(1, 2)),
     cases=_pixel_cases,
-    mistakes=(
-        Mistake(
-            "argmax along the columns of the picture",
+    wrong_answers={
+        "argmax along the columns of the picture": (
             "In (N, C, H, W) the last axis is the width. The classes are in dim 1.",
             lambda logits, target: (logits.argmax(dim=-1) == target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "softmax along the columns of the picture",
+        "softmax along the columns of the picture": (
             "softmax(dim=-1) lets the pixels of a row compete with each other. The classes compete, in dim 1; for the "
             "label no softmax is needed at all.",
             lambda logits, target: (logits.softmax(-1).argmax(1) == target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "one number for the whole batch",
+        "one number for the whole batch": (
             "Keep the pictures apart: take the mean over the axes (1, 2) only.",
             lambda logits, target: (logits.argmax(dim=1) == target).float().mean(),
         ),
-        Mistake(
-            "right and wrong swapped",
+        "right and wrong swapped": (
             "This is the share of wrong pixels.",
             lambda logits, target: (logits.argmax(dim=1) != target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "counts instead of shares",
+        "counts instead of shares": (
             "Divide by the number of pixels: use mean, not sum.",
             lambda logits, target: (logits.argmax(dim=1) == target).float().sum(dim=(1, 2)),
         ),
-    ),
+    },
 )
-
-
-# Exercise 5: find and fix
-
-
-def _confidence_cases(seed: int) -> list[tuple]:
-    logits = linear_logits("digits")
-    return [(some(logits, 7, seed), 3.0), (some(logits, 4, seed + 1), 0.5)]
 
 
 def _confidence_with(*bugs: str):
@@ -286,60 +239,47 @@ CONFIDENCE = Exercise(
     name="basics.labels_and_confidence",
     praise="Three bugs found. The temperature changes how sure an answer is, and never which.",
     reference=lambda logits, temperature: _read(torch.softmax(logits / temperature, dim=1)),
-    cases=_confidence_cases,
-    mistakes=(
-        Mistake(
-            "the broken function unchanged",
+    cases=lambda seed: [(some(linear_logits("digits"), n, seed + i), t) for i, n, t in ((0, 7, 3.0), (1, 4, 0.5))],
+    wrong_answers={
+        "the broken function unchanged": (
             "Look for three bugs: what T does to the logits, which axis softmax works on, and over what the maximum "
             "is taken.",
             _confidence_with("times", "batch", "one maximum"),
         ),
-        Mistake(
-            "multiplying by the temperature",
+        "multiplying by the temperature": (
             "Hot means unsure: the logits are divided by T. Multiplying makes T = 3 sharper instead of softer.",
             _confidence_with("times"),
         ),
-        Mistake(
-            "softmax over the batch",
-            "dim=0 runs over the samples. The classes are in dim 1.",
-            _confidence_with("batch"),
-        ),
-        Mistake(
-            "one confidence for the whole batch",
+        "softmax over the batch": ("dim=0 runs over the samples. The classes are in dim 1.", _confidence_with("batch")),
+        "one confidence for the whole batch": (
             ".max() without dim gives the largest number of the whole tensor. Each sample has its own: .max(dim=1).",
             _confidence_with("one maximum"),
         ),
-        Mistake(
-            "one of three bugs fixed, the maximum",
+        "one of three bugs fixed, the maximum": (
             "Two are left: T multiplies where it should divide, and softmax runs over the samples (dim=0).",
             _confidence_with("times", "batch"),
         ),
-        Mistake(
-            "one of three bugs fixed, the axis of softmax",
+        "one of three bugs fixed, the axis of softmax": (
             "Two are left: T multiplies where it should divide, and one maximum serves the whole batch.",
             _confidence_with("times", "one maximum"),
         ),
-        Mistake(
-            "one of three bugs fixed, the temperature",
+        "one of three bugs fixed, the temperature": (
             "Two are left: softmax runs over the samples (dim=0), and one maximum serves the whole batch.",
             _confidence_with("batch", "one maximum"),
         ),
-        Mistake(
-            "the temperature applied to the probabilities",
+        "the temperature applied to the probabilities": (
             "Dividing probabilities by T makes them sum to 1/T. The temperature belongs to the logits.",
             lambda logits, temperature: _read(torch.softmax(logits, dim=1) / temperature),
         ),
-        Mistake(
-            "labels and confidence swapped",
+        "labels and confidence swapped": (
             "The values are right; return the labels first.",
             lambda logits, temperature: _read(torch.softmax(logits / temperature, dim=1))[::-1],
         ),
-        Mistake(
-            "the temperature forgotten",
+        "the temperature forgotten": (
             "This is the confidence at T = 1.",
             lambda logits, temperature: _read(torch.softmax(logits, dim=1)),
         ),
-    ),
+    },
 )
 
 EXERCISES = (TUMOUR, SOFTMAX, NEXT, PIXELS, CONFIDENCE)

@@ -1,4 +1,7 @@
-"""Argument checks whose messages say what was expected, what came, and what to do."""
+"""Argument checks whose messages say what was expected, what came, and what to do.
+
+Each takes the value that the caller passed and its name in the message, and returns the value.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -62,8 +65,6 @@ def check_tensor(
     them.
 
     Args:
-        value: what the caller passed.
-        name: its name in the message.
         ndim: allowed number(s) of dimensions; None allows any but 0.
         floating: True wants a floating point dtype, False a whole-number one (bool counts as one), None takes both.
         finite: True refuses NaN and infinities.
@@ -121,8 +122,6 @@ def check_logits(
     """Return `value` if it holds logits. −inf is one: it masks a class out. NaN and +inf are none.
 
     Args:
-        value: what the caller passed.
-        name: its name in the message.
         ndim: allowed number(s) of dimensions; None allows any but 0.
         class_dim: the axis of classes that exclude each other: along it at least one logit must be finite.
     """
@@ -164,14 +163,17 @@ def as_labels(value: Any, name: str, *, num_samples: int) -> Tensor:
     return labels.expand(num_samples) if labels.ndim == 0 else labels
 
 
-def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -> Tensor:
+def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int | None) -> Tensor:
     """Return class indices 0 … C−1 as a tensor (N,); raise an error that says what to do if they are none.
 
-    Taken are a tensor, a list or an array of N of them, or a single one for all samples.
+    Taken are a tensor, a list or an array of N of them, or a single one for all samples. As long as C is not known,
+    None, their range is not looked at.
     """
     target = check_tensor(as_labels(value, name, num_samples=num_samples), name, ndim=1, floating=False)
     if len(target) != num_samples:
         raise ValueError(f"{name} must hold one label for each of the {num_samples} samples, but has {len(target)}")
+    if num_classes is None:
+        return target
     low, high = int(target.min()), int(target.max())
     if low < 0 or high >= num_classes:
         raise ValueError(

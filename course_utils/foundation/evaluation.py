@@ -85,9 +85,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def reading(model: nn.Module, *, seed: int | None = 0) -> Iterator[nn.Module]:
     """Evaluation mode, and whatever a forward pass draws or writes is put back afterwards.
 
-    Args:
-        model: of any kind that `check_model` takes.
-        seed: of what the forward pass draws; None draws fresh numbers. The global random state comes back.
+    `seed` is that of what it draws; None draws fresh numbers. The global random state comes back.
     """
     with evaluation_mode(model) as model, isolated_randomness(seed), writing_undone(model):
         yield model
@@ -237,9 +235,8 @@ def classifier_logits(
 
     Args:
         model: of any kind that `check_model` takes.
-        inputs: tensor(s), or a DataLoader that does not shuffle; see `course_utils.foundation.inputs`.
+        inputs, batch_size: as in `course_utils.foundation.inputs.batches`.
         task: "multiclass" or "binary".
-        batch_size: samples that go through the model at a time; None takes all.
         seed: of what the forward pass draws.
     """
     check_choice(task, "task", ("multiclass", "binary"))
@@ -272,6 +269,12 @@ def class_logits(outputs: Tensor, *, task: str, n: int) -> Tensor:
             f"{_hint(outputs, n)}"
         )
     return check_logits(outputs, "the model's logits", class_dim=1)
+
+
+def two_logits(z: Tensor) -> Tensor:
+    """One logit z a sample, (N,) or (N, 1), is a choice between the logits 0 and z, (N, 2)."""
+    z = z.reshape(len(z))
+    return torch.stack([torch.zeros_like(z), z], dim=1)
 
 
 def _hint(outputs: Tensor, n: int) -> str:

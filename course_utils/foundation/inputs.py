@@ -1,7 +1,5 @@
 """What a model is called with: one tensor, several, a dict of them, or a DataLoader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,14 +47,9 @@ def call_arguments(inputs: Inputs) -> tuple[tuple, dict[str, Any]]:
 def tensors_of(inputs: Any, name: str = "inputs", *, finite: bool = True) -> dict[str, Tensor]:
     """The tensors of the inputs by a name for messages; raise if they are none, or differ in length.
 
-    Args:
-        inputs: what the caller passed.
-        name: its name in the messages.
-        finite: refuse NaN and Inf.
-
     Raises:
         TypeError: something else than a tensor, or a tuple, list or dict of tensors.
-        ValueError: an empty tensor, NaN or Inf, different numbers of samples.
+        ValueError: an empty tensor, with `finite` also NaN or Inf, different numbers of samples.
     """
     if isinstance(inputs, Mapping):
         parts = {f"{name}[{key!r}]": value for key, value in inputs.items()}

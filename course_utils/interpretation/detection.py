@@ -1,7 +1,5 @@
 """Reading a detector's raw output: decode boxes, score them, and let the best of each group survive."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -305,9 +303,10 @@ def evaluate_detections(
     check_share(iou_threshold, "iou_threshold")
     check_count(num_classes, "num_classes")
     found = [read_detection(each, f"detections[{i}]", num_classes=num_classes) for i, each in enumerate(detections)]
+    boxes = [read_boxes(each, f"true_boxes[{i}]") for i, each in enumerate(true_boxes)]
     truth = [
-        _check_truth(boxes, labels, i, num_classes)
-        for i, (boxes, labels) in enumerate(zip(true_boxes, true_labels, strict=True))
+        (there, _read_labels(labels, f"true_labels[{i}]", there, num_classes))
+        for i, (there, labels) in enumerate(zip(boxes, true_labels, strict=True))
     ]
     if sum(len(labels) for _, labels in truth) == 0:
         raise ValueError("there is no true object in any image, so recall means nothing")
@@ -340,11 +339,6 @@ def read_detection(found: Any, name: str, *, num_classes: int, scores: bool = Tr
     if len(values) != len(boxes):
         raise ValueError(f"{name} must have one score for each of its {len(boxes)} boxes, but has {len(values)}")
     return boxes, full_precision(values), labels
-
-
-def _check_truth(boxes: Any, labels: Any, image: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    boxes = read_boxes(boxes, f"true_boxes[{image}]")
-    return boxes, _read_labels(labels, f"true_labels[{image}]", boxes, num_classes)
 
 
 def _as_tensor(value: Any) -> Tensor:
@@ -411,10 +405,7 @@ def _average_precision(right: Tensor, scores: Tensor, objects: int) -> Tensor:
     """COCO's average precision of one class, from its detections' hits and scores (K,), best first."""
     if objects == 0:
         return torch.tensor(torch.nan, dtype=torch.float64, device=right.device)
-    if len(right) == 0:
-        return torch.zeros((), dtype=torch.float64, device=right.device)
     precision, recall = _curve(right, scores, objects)
-    best_beyond = precision.flip(0).cummax(0).values.flip(0)
+    best_beyond = F.pad(precision.flip(0).cummax(0).values.flip(0), (0, 1))  # 0 for a recall that is never reached
     recalls = torch.arange(101, dtype=torch.float64, device=right.device) / 100
-    place = torch.searchsorted(recall, recalls)  # the first detection that reaches it
-    return torch.where(place < len(right), best_beyond[place.clamp(max=len(right) - 1)], 0).mean()
+    return best_beyond[torch.searchsorted(recall, recalls)].mean()  # from the first detection that reaches it

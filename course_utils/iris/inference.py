@@ -1,7 +1,5 @@
 """Reading a trained classifier: predictions in evaluation mode, and an accuracy with its uncertainty."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,12 +62,9 @@ def accuracy(
     """The share of right answers with its Wilson score interval, whose formula stands in `wilson_interval`.
 
     Args:
-        model: returns logits (N, C); for "binary" (N,) or (N, 1). It runs in evaluation mode and keeps its modes.
-        x: (N, …) inputs; several as a tuple or dict.
+        model, x, task, batch_size: as in `predict`; x must not be a DataLoader.
         y: N class indices, as a tensor, list or array.
         confidence: strictly between 0 and 1.
-        task: "multiclass" or "binary".
-        batch_size: samples that go through the model at a time; None takes all.
 
     >>> from course_utils.iris import MLP, load_iris_split
     >>> split = load_iris_split()

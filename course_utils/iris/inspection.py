@@ -78,7 +78,7 @@ def parameter_table(model: nn.Module) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        {"name": name, "shape": tuple(values.shape), "count": values.numel(), "trainable": is_trainable}
+        (name, tuple(values.shape), values.numel(), is_trainable)
         for name, (values, is_trainable) in parameters_of(check_model(model)).items()
     ]
     return pd.DataFrame(rows, columns=["name", "shape", "count", "trainable"])
@@ -98,15 +98,8 @@ def weight_statistics(model: nn.Module) -> pd.DataFrame:
         if values.numel() == 0:
             raise ValueError(f"the parameter {name!r} is empty: {describe_value(parameter)}")
         ordered = values.abs() if values.is_complex() else values
-        rows.append(
-            {
-                "name": name,
-                "mean": values.mean().item(),
-                "std": values.std(correction=0).item(),
-                "min": ordered.min().item(),
-                "max": ordered.max().item(),
-            }
-        )
+        statistics = values.mean(), values.std(correction=0), ordered.min(), ordered.max()
+        rows.append((name, *(value.item() for value in statistics)))
     return pd.DataFrame(rows, columns=["name", "mean", "std", "min", "max"])
 
 
@@ -205,12 +198,8 @@ def _torchsummary_text(model: nn.Module, sizes: list[tuple[int, ...]]) -> str:
 
     printed = io.StringIO()
     without_batch = [size[1:] for size in sizes]
+    shape = without_batch[0] if len(sizes) == 1 else without_batch
     # It prints and returns nothing, knows only float32, and wants the size without the batch.
     with contextlib.redirect_stdout(printed), torch.no_grad():
-        torchsummary.summary(
-            model.float(),
-            without_batch[0] if len(sizes) == 1 else without_batch,
-            batch_size=sizes[0][0],
-            device="cpu",
-        )
+        torchsummary.summary(model.float(), shape, batch_size=sizes[0][0], device="cpu")
     return printed.getvalue().strip()

@@ -1,7 +1,5 @@
 """Several models, one answer: averaging, voting, stacking."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,12 +18,7 @@ POOLS = ("linear", "logarithmic")
 
 
 class StackingModel(nn.Module):
-    """Multinomial logistic regression on the members' concatenated probabilities. Made by `fit_stacking`.
-
-    Args:
-        num_members: M.
-        num_classes: C.
-    """
+    """Multinomial logistic regression on M members' concatenated probabilities of C classes, by `fit_stacking`."""
 
     def __init__(self, num_members: int, num_classes: int) -> None:
         super().__init__()
