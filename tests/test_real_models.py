@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import resnet18
 
-from course_utils import advanced, interpretation, iris, optimization, pitfalls
+from course_utils import advanced, capstone, interpretation, iris, optimization, pitfalls
 from course_utils.capstone import predict_logits
 from tests.support.models import Apply, Returns, mlp
 from tests.support.values import random_normal
@@ -142,6 +142,26 @@ def test_f21_masked_classes_are_logits_for_uncertainty_too(task):
         optimization.deep_ensemble([Returns(logits * 0)] * 2, X, task=task)
     with pytest.raises(ValueError, match="must be finite"):
         optimization.deep_ensemble([Returns(logits)] * 2, X, task="regression")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_f4_an_even_choice_is_a_yes_in_every_chapter(dtype):
+    """F4: of a new network whose last layer is zero, one chapter said yes to all samples, and another one no."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 1)).to(dtype)
+    nn.init.zeros_(model[1].weight)
+    nn.init.zeros_(model[1].bias)
+    x, y = torch.full((3, 3, 2, 2), 0.5, dtype=dtype), torch.ones(3).long()
+    binary = {"task": "binary"}
+    prediction = iris.predict(model, x, **binary)
+    assert prediction.labels.tolist() == [1, 1, 1]
+    assert prediction.probabilities.tolist() == [0.5] * 3
+    assert iris.accuracy(model, x, y, **binary).value == 1
+    assert interpretation.interpret_classification_output(model(x), **binary).labels.tolist() == [1, 1, 1]
+    assert optimization.ensemble_predictions([model], x, method="voting", **binary).tolist() == [1, 1, 1]
+    assert capstone.evaluate_model(model, x, y, **binary).accuracy == 1
+    assert capstone.interpret_model_outputs(model, x, y, **binary).labels.tolist() == [1, 1, 1]
+    unmoved = advanced.evaluate_robustness(model, [(x, y)], lambda m, x, y, **_: x, **binary)
+    assert (unmoved.clean_accuracy, unmoved.adversarial_accuracy) == (1, 1)
 
 
 def test_a_stacker_is_fitted_in_full_precision_under_autocast():

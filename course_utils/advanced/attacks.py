@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from course_utils.advanced.input_gradients import (
     FrozenModel,
     Target,
-    at_least_float32,
     check_inputs,
     check_target,
     chunk_size,
@@ -24,14 +24,15 @@ from course_utils.advanced.input_gradients import (
     input_gradients,
 )
 from course_utils.foundation.arguments import (
-    as_labels,
     check_count,
+    check_labels,
     check_normalization,
     check_number,
     check_range,
     check_tensor,
     describe_value,
 )
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import check_model, class_logits, classifier_logits, output_tensor
 from course_utils.foundation.probabilities import sums_to_one
 from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
@@ -122,7 +123,7 @@ def pgd_attack(
     # The model must not draw the numbers of the random start once more.
     model_seed = None if seed is None else derived_seed(check_count(seed, "seed", minimum=0), "model")
     with input_gradients(model, task=task, seed=model_seed) as frozen:
-        x = at_least_float32(check_inputs(inputs))
+        x = full_precision(check_inputs(inputs))
         x = box.random_point(x, seed) if random_start else x
         active = torch.arange(len(x), device=x.device)
         for _ in range(steps):
@@ -139,13 +140,9 @@ def pgd_attack(
 
 def _check_length(target: Target, inputs: Tensor) -> Tensor:
     """The true classes, one for each sample; their range is checked when the logits are there."""
-    n = len(inputs)
     if target is None or isinstance(target, bool):
         raise TypeError(f"target must be the true classes, one a sample, but is {target}")
-    labels = check_tensor(as_labels(target, "target", num_samples=n), "target", ndim=1, floating=False)
-    if len(labels) != n:
-        raise ValueError(f"target must hold one label for each of the {n} samples, but has {len(labels)}")
-    return labels.to(inputs.device, torch.int64)
+    return check_labels(target, "target", num_samples=len(inputs), num_classes=None).to(inputs.device, torch.int64)
 
 
 def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +158,7 @@ def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box)
         all_logits.append(logits.detach())
         stuck.append((logits.argmax(1) == labels) & ~gradient.flatten(1).any(1))
     with torch.no_grad():
-        x = at_least_float32(x)
+        x = full_precision(x)
         step = (size / box.std).clamp(max=torch.finfo(x.dtype).max / 4).to(x.dtype)
         return box.clamp(x + torch.cat(directions) * step), torch.cat(all_logits), torch.cat(stuck)
 
@@ -263,7 +260,7 @@ class _Box:
         return part
 
     def clamp(self, x: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(x, at_least_float32(self.lower)), at_least_float32(self.upper))
+        return torch.minimum(torch.maximum(x, full_precision(self.lower)), full_precision(self.upper))
 
     def random_point(self, x: Tensor, seed: int | None) -> Tensor:
         # The default dtype of the caller would change the numbers that a seed draws.
@@ -337,13 +334,8 @@ def adversarial_training(
     if not check_model(model).training:
         raise ValueError("the model is in evaluation mode: dropout would be off; call model.train() before training")
     _check_trainable(model)
-    adversarial = pgd_attack(
-        model,
-        inputs,
-        target,
-        **{"eps": eps, "alpha": alpha, "steps": steps, "random_start": random_start},
-        **{"bounds": bounds, "normalization": normalization, "task": task, "seed": seed},
-    )
+    options = {"eps": eps, "alpha": alpha, "steps": steps, "random_start": random_start, "bounds": bounds}
+    adversarial = pgd_attack(model, inputs, target, **options, normalization=normalization, task=task, seed=seed)
     target = _check_length(target, inputs)
     with isolated_randomness(seed):
         losses = [
@@ -390,11 +382,10 @@ def evaluate_robustness(
     `eps`, `bounds` and `normalization` that it is given here by name.
 
     Args:
-        model: returns logits (N, C), or with `task="binary"` one logit a sample.
+        model, task: as in `fgsm_attack`.
         loader: yields (inputs, target); a DataLoader, or a list of such pairs.
         attack: called as attack(model, inputs, target, **attack_kwargs), for example `pgd_attack`. With `task="binary"`
             it is given that as well.
-        task: "multiclass" or "binary".
 
     Raises:
         ValueError: the attack left its eps or its bounds; an empty loader.
@@ -458,7 +449,7 @@ def _check_limits(attacked: Tensor, inputs: Tensor, limits: Mapping[str, Any]) -
     pixels, before = (_wide(x) * std + mean for x in (attacked, inputs))
     slack = _rounding(inputs, mean, std, (low, high) if "bounds" in limits else (0.0, 1.0))
     eps = limits.get("eps")
-    if isinstance(eps, (int, float)):
+    if isinstance(eps, Real):  # also NumPy's
         change = (pixels - before).abs()
         if (change > eps + slack).any():
             raise ValueError(

@@ -1,7 +1,5 @@
 """Which inputs made the answer? Saliency, Grad-CAM and integrated gradients."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from course_utils.advanced.input_gradients import (
     Target,
-    at_least_float32,
     check_inputs,
     check_target,
     chunk_size,
@@ -24,6 +21,7 @@ from course_utils.advanced.input_gradients import (
     raw_gradients,
 )
 from course_utils.foundation.arguments import check_choice, check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import check_model
 from course_utils.foundation.inputs import Inputs, map_inputs, tensors_of
 
@@ -58,7 +56,7 @@ def saliency_map(
         x = check_inputs(inputs).requires_grad_()
         logits = frozen(x)
         (gradient,) = gradients_of(frozen.score(logits, check_target(target, logits)).sum(), [x])
-    gradient = at_least_float32(gradient.abs())
+    gradient = full_precision(gradient.abs())
     return gradient.amax(1) if inputs.ndim == 4 else gradient
 
 
@@ -79,11 +77,10 @@ def grad_cam(
     Selvaraju et al. (2017), "Grad-CAM".
 
     Args:
-        model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
+        model, target, task, seed: as in `saliency_map`.
         inputs: images (N, channels, H, W).
         layer: a module of the model or its dotted name, with an output (N, channels, h, w); usually the last
             convolution or the block around it.
-        target, task, seed: as in `saliency_map`.
         upsample: bilinearly, to H × W; False leaves h × w.
         reshape: for layers whose output has another layout: moves (or drops) its entries, so that they become
             (N, channels, h, w). Channels last: `lambda maps: maps.permute(0, 3, 1, 2)`. Tokens of a vision transformer,
@@ -122,7 +119,7 @@ def grad_cam(
         if gradient is None:
             raise ValueError("the answer does not depend on this layer's output; choose one that leads to the logits")
         check_tensor(gradient, "the gradient")
-    maps, slopes = (_feature_maps(at_least_float32(part), reshape, len(x)) for part in (maps.detach(), gradient))
+    maps, slopes = (_feature_maps(full_precision(part), reshape, len(x)) for part in (maps.detach(), gradient))
     if gradient.any() and not slopes.any():
         raise ValueError(
             "the answer does not depend on the positions that reshape keeps of this layer's output; in a transformer "
@@ -227,11 +224,8 @@ def _recorded(module: nn.Module) -> Iterator[list]:
         # What follows works on a copy: an in-place ReLU behind it would overwrite what we keep (error E58).
         return output.clone() if isinstance(output, Tensor) else output
 
-    handle = module.register_forward_hook(record)
-    try:
+    with module.register_forward_hook(record):
         yield outputs
-    finally:
-        handle.remove()
 
 
 def integrated_gradients(
@@ -253,10 +247,9 @@ def integrated_gradients(
     Source: Sundararajan et al. (2017), "Axiomatic attribution for deep networks".
 
     Args:
-        model: returns logits (N, C), or with `task="binary"` one logit a sample; it is asked in evaluation mode.
+        model, target, task, seed: as in `saliency_map`. Of a model that draws random numbers the sums are complete only
+            in the mean.
         inputs: (N, …), floating point; or several of them, a tuple for `model(*inputs)`, a dict for `model(**inputs)`.
-        target, task, seed: as in `saliency_map`. Of a model that draws random numbers the sums are complete only in
-            the mean.
         baselines: x₀, a number or a tensor that broadcasts to the inputs; None is 0. For several inputs one for all of
             them, or as many in the same structure.
         n_steps: points on the path. Gauss–Legendre needs fewest on smooth models; with ReLU no rule is always ahead.
@@ -287,8 +280,8 @@ def integrated_gradients(
     with input_gradients(model, task=task, seed=seed) as frozen:
         ends = [check_inputs(x, name) for name, x in tensors_of(inputs).items()]
         dtypes = [x.dtype for x in ends]
-        starts = [at_least_float32(x) for x in _check_baselines(baselines, inputs)]
-        ends = [at_least_float32(x) for x in ends]
+        starts = [full_precision(x) for x in _check_baselines(baselines, inputs)]
+        ends = [full_precision(x) for x in ends]
 
         def logits_at(parts: list[Tensor]) -> Tensor:
             return frozen(structured([x.to(dtype) for x, dtype in zip(parts, dtypes, strict=True)]))
@@ -322,7 +315,6 @@ def _like(x: Tensor, values: Tensor) -> Tensor:
 
 def _rule(method: str, n: int) -> tuple[Tensor, Tensor]:
     """Nodes in [0, 1] and weights that sum to 1."""
-    even = np.full(n, 1 / n)
     if method == "gausslegendre":
         nodes, weights = np.polynomial.legendre.leggauss(n)  # on [−1, 1]
         nodes, weights = (nodes + 1) / 2, weights / 2
@@ -331,7 +323,7 @@ def _rule(method: str, n: int) -> tuple[Tensor, Tensor]:
         weights[[0, -1]] /= 2
     else:
         shift = {"riemann_left": 0.0, "riemann_middle": 0.5, "riemann_right": 1.0}[method]
-        nodes, weights = (np.arange(n) + shift) / n, even
+        nodes, weights = (np.arange(n) + shift) / n, np.full(n, 1 / n)
     return torch.from_numpy(nodes), torch.from_numpy(weights)
 
 

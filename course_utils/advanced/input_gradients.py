@@ -1,8 +1,6 @@
 """What attacks and attributions share: gradients with respect to the inputs, and nothing left behind."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,13 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from course_utils.foundation.arguments import (
-    check_choice,
-    check_labels,
-    check_tensor,
-    describe_value,
-    holds_tensors,
-)
+from course_utils.foundation.arguments import check_choice, check_labels, check_tensor, describe_value, holds_tensors
+from course_utils.foundation.devices import layout
 from course_utils.foundation.evaluation import check_model, class_logits, output_tensor, reading
 from course_utils.foundation.inputs import Inputs, call_arguments, failure_noted, map_inputs
 
@@ -28,10 +21,7 @@ class FrozenModel:
 
     That makes a backward pass cheaper, and the caller's `.grad` fields cannot be reached at all (error E51, chapter 4's
     index). Its parameters are exchanged while it runs, so two threads must not do this with one model at the same time.
-
-    Args:
-        model: in evaluation mode.
-        task: "multiclass", or "binary" for one logit a sample; see `course_utils.foundation.evaluation`.
+    The model is in evaluation mode; with `task="binary"` it has one logit a sample.
     """
 
     def __init__(self, model: nn.Module, task: str = "multiclass") -> None:
@@ -53,7 +43,7 @@ class FrozenModel:
                 output = self.model(*args, **kwargs)
             else:
                 output = functional_call(self.model, self.state, args, kwargs)
-        return class_logits(output_tensor(output), task=self.task, n=len(tensor_list(inputs)[0]))
+        return class_logits(output_tensor(output), task=self.task, n=len((*args, *kwargs.values())[0]))
 
     def score(self, logits: Tensor, target: Tensor) -> Tensor:
         """What is explained, (N,): the target's logit; of a binary model its log-odds, z for class 1 and −z for 0."""
@@ -68,19 +58,6 @@ class FrozenModel:
         return x.clone(memory_format=self.memory_format if x.ndim == 4 else torch.contiguous_format)
 
 
-def layout(model: nn.Module) -> torch.memory_format:
-    """The layout of images in memory in which a model runs fastest, as far as it is known to work in it.
-
-    Small convolutions are faster in channels-last, but a class that someone wrote may call `x.view(N, −1)`, which fails
-    on it (error E62, chapter 4's index). Torch's own layers and the course's networks do not; and a model whose weights
-    are stored in channels-last computes in it anyway.
-    """
-    weights = [value for value in model.parameters() if value.ndim == 4]
-    stored = any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights)
-    known = all(type(part).__module__.startswith(("torch.nn.", "course_utils.")) for part in model.modules())
-    return torch.channels_last if stored or known else torch.contiguous_format
-
-
 def in_fastest_layout(model: nn.Module, x: Tensor) -> Tensor:
     """The same values, for models that are run without gradients."""
     return x.contiguous(memory_format=layout(check_model(model))) if x.ndim == 4 else x
@@ -90,10 +67,7 @@ def in_fastest_layout(model: nn.Module, x: Tensor) -> Tensor:
 def input_gradients(model: nn.Module, *, task: str = "multiclass", seed: int | None = 0) -> Iterator[FrozenModel]:
     """Evaluation mode, gradients on (also inside the caller's no_grad), nothing that the model draws or writes stays.
 
-    Args:
-        model: of any kind that `check_model` takes.
-        task: "multiclass" or "binary".
-        seed: of what the model draws: each of its runs draws further numbers. None: fresh ones.
+    `seed` is that of what the model draws: each of its runs draws further numbers. None: fresh ones.
     """
     with torch.inference_mode(False), reading(model, seed=seed) as model, torch.enable_grad():
         yield FrozenModel(model, task)
@@ -124,21 +98,9 @@ def raw_gradients(score: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | 
         ) from error
 
 
-def tensor_list(inputs: Inputs) -> list[Tensor]:
-    """The tensors of the inputs, without their names."""
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    return list(inputs.values() if isinstance(inputs, Mapping) else inputs)
-
-
 def chunk_size(x: Tensor) -> int:
     """Samples in one pass: on a CPU, larger batches fall out of the cache and run slower; a GPU wants them all."""
     return 32 if x.device.type == "cpu" else max(1, len(x))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32, which is exact: sums and many small steps need more digits than it has."""
-    return x.float() if x.element_size() < 4 else x
 
 
 def check_inputs(inputs: Tensor, name: str = "inputs") -> Tensor:

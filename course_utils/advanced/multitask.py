@@ -1,7 +1,5 @@
 """One trunk, two heads: a class and a number from the same input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import check_count, check_labels, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_count,
+    check_labels,
+    check_logits,
+    check_number,
+    check_share,
+    check_tensor,
+    describe_value,
+)
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import class_logits, reading
 from course_utils.foundation.results import Result
 
@@ -18,12 +25,9 @@ TASKS = ("classification", "regression")
 
 
 class MultiTaskModel(nn.Module):
-    """A shared hidden layer with two heads: inputs (N, F) → {"classification": logits (N, C), "regression": (N, 1)}.
+    """A shared layer, `hidden_features` wide, with two heads.
 
-    Args:
-        in_features: F.
-        num_classes: C ≥ 2.
-        hidden_features: width of the shared layer.
+    Inputs (N, in_features) → {"classification": logits (N, C) with C = num_classes ≥ 2, "regression": (N, 1)}.
     """
 
     def __init__(self, in_features: int, num_classes: int, hidden_features: int = 64) -> None:
@@ -84,14 +88,10 @@ class MultiTaskLoss(nn.Module):
         for name, value in (("outputs", outputs), ("targets", targets)):
             if not isinstance(value, Mapping) or any(task not in value for task in TASKS):
                 raise TypeError(f"{name} must be a dict with the keys {list(TASKS)}, but is {describe_value(value)}")
-        logits = check_tensor(outputs["classification"], "outputs['classification']", ndim=2)
-        labels = check_labels(
-            targets["classification"],
-            "targets['classification']",
-            num_samples=len(logits),
-            num_classes=logits.shape[1],
-        )
-        if logits.shape[1] < 2:
+        logits = check_logits(outputs["classification"], "outputs['classification']", ndim=2, class_dim=1)
+        n, c = logits.shape
+        labels = check_labels(targets["classification"], "targets['classification']", num_samples=n, num_classes=c)
+        if c < 2:
             raise ValueError("outputs['classification'] has one class only, so its loss is always 0")
         preds = check_tensor(outputs["regression"], "outputs['regression']")
         values = check_tensor(targets["regression"], "targets['regression']")
@@ -100,8 +100,8 @@ class MultiTaskLoss(nn.Module):
                 f"the regression's outputs {tuple(preds.shape)} and targets {tuple(values.shape)} must have the same "
                 "shape; they would broadcast every prediction against every target"
             )
-        if len(preds) != len(logits):
-            raise ValueError(f"both tasks must have the same samples, but have {len(logits)} and {len(preds)}")
+        if len(preds) != n:
+            raise ValueError(f"both tasks must have the same samples, but have {n} and {len(preds)}")
         return {"classification": F.cross_entropy(logits, labels.long()), "regression": F.mse_loss(preds, values)}
 
 
@@ -143,9 +143,7 @@ def multi_task_inference(model: nn.Module, inputs: Tensor, *, classification_thr
         inputs: (N, …).
         classification_threshold: in [0, 1]; a class less probable than this is refused, its label is −1.
     """
-    threshold = check_number(classification_threshold, "classification_threshold")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"classification_threshold must lie in [0, 1], but is {threshold}")
+    threshold = check_share(classification_threshold, "classification_threshold")
     check_tensor(inputs, "inputs", floating=None)
     with reading(model) as model, torch.no_grad():
         outputs = model(inputs.detach().clone())
@@ -160,5 +158,5 @@ def multi_task_inference(model: nn.Module, inputs: Tensor, *, classification_thr
     probabilities = torch.softmax(logits, dim=1)
     labels = logits.argmax(dim=1)
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
-    values = values.float() if values.element_size() < 4 else values
-    return MultiTaskResult(torch.where(confidence < threshold, -1, labels), confidence, probabilities, values)
+    labels = torch.where(confidence < threshold, -1, labels)
+    return MultiTaskResult(labels, confidence, probabilities, full_precision(values))

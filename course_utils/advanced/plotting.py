@@ -51,6 +51,7 @@ def visualize_attributions(
         raise ValueError(f"titles must have one text for each of {shown} images, but has {len(titles)}")
     figure, axes = new_figure(2, shown, size=(1.6 * shown + 0.8, 3.6))
     signed = bool((maps < 0).any())
+    colours = {"cmap": "PuOr_r", "vmin": -1, "vmax": 1} if signed else {"cmap": "inferno", "vmin": 0, "vmax": 1}
     for i in range(shown):
         image = _displayable(inputs[i].detach())  # (H, W, 3)
         _show(axes[i], image, titles[i] if titles else "")
@@ -60,13 +61,7 @@ def visualize_attributions(
         size = maps[i].abs().float()
         full = torch.quantile(size, 0.99) or size.max() or torch.tensor(1.0)  # 0 where hardly a pixel is named
         strength = (maps[i].float() / full).clamp(-1, 1)
-        drawn = axes[shown + i].imshow(
-            as_numpy(strength),
-            cmap="PuOr_r" if signed else "inferno",
-            vmin=-1 if signed else 0,
-            vmax=1,
-            alpha=as_numpy(strength.abs().clamp(0, 1).sqrt()),
-        )
+        drawn = axes[shown + i].imshow(as_numpy(strength), **colours, alpha=as_numpy(strength.abs().sqrt()))
     if title:
         figure.suptitle(title)
     bar = figure.colorbar(drawn, ax=axes[shown:], shrink=0.8, ticks=[-1, 0, 1] if signed else [0, 1])
@@ -124,8 +119,7 @@ def _displayable(image: Tensor) -> Tensor:
 def _show(ax: Axes, image: Tensor, title: str) -> None:
     ax.imshow(as_numpy(image))
     ax.set_title(title, fontsize=9)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     ax.grid(False)
 
 

@@ -1,7 +1,5 @@
 """Is an attribution right? Scores against true masks, and against what the model does when pixels go."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
@@ -12,15 +10,12 @@ from course_utils.foundation.evaluation import classifier_logits
 
 
 def pointing_game(attributions: Tensor, masks: Tensor) -> Tensor:
-    """Does the strongest pixel lie on the object? Source: Zhang et al. (2018), "Top-down neural attention".
+    """Does the strongest pixel lie on the object? bool (N,). Source: Zhang et al. (2018), "Top-down neural attention".
 
     Args:
         attributions: (N, H, W); the larger, the more important. Of several strongest pixels the first counts, row by
             row.
         masks: bool (N, H, W), True on the object; on any device.
-
-    Returns:
-        bool (N,).
 
     >>> pointing_game(torch.tensor([[[0.1, 0.9]]]), torch.tensor([[[False, True]]]))
     tensor([True])
@@ -86,16 +81,14 @@ def deletion_curve(
     (2018), "RISE".
 
     Args:
-        model: returns logits (N, C), or with `task="binary"` one logit a sample.
+        model, task: as in `course_utils.advanced.saliency_map`.
         inputs: images (N, channels, H, W), or (N, F).
         attributions: (N, H, W), or (N, F). Of equally important pixels the first ones change first, row by row.
-        target: the class whose probability is followed: a tensor, a list or an array of N whole numbers, one for all
-            samples, or None for the model's answer.
+        target: the class whose probability is followed, in any form that `saliency_map` takes.
         n_points: at least 2 points from 0 to all pixels.
         insertion: begin with the empty image instead.
         fill: what stands in place of a pixel that is gone: a number, or a tensor that broadcasts to the inputs, such as
             a mean colour (channels, 1, 1) or blurred images.
-        task: "multiclass" or "binary".
         batch_size: samples that go through the model at a time; None takes all.
         seed: of what a random model draws: the same at every point; None draws fresh numbers.
 

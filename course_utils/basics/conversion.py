@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import TASKS, check_choice, check_tensor, check_threshold, describe_value
+from course_utils.foundation.arguments import (
+    TASKS,
+    check_choice,
+    check_logits,
+    check_tensor,
+    check_threshold,
+    describe_value,
+)
 from course_utils.foundation.probabilities import check_probabilities
 
 
@@ -15,8 +22,8 @@ def logits_to_probabilities(logits: Tensor, task: str) -> Tensor:
     multilabel: sigmoid of every logit on its own. Any number of classes can be right at once.
 
     Args:
-        logits: floating point, finite. multiclass (N, C) or (N, C, …) with the classes in dim 1; binary (N,) or
-            (N, 1); multilabel (N, C) or (N, C, …).
+        logits: floating point. multiclass (N, C) or (N, C, …) with the classes in dim 1; binary (N,) or (N, 1);
+            multilabel (N, C) or (N, C, …). −inf is a masked class, of probability 0.
         task: "binary", "multiclass" or "multilabel".
 
     Returns:
@@ -24,7 +31,7 @@ def logits_to_probabilities(logits: Tensor, task: str) -> Tensor:
 
     Raises:
         TypeError: not a floating point tensor.
-        ValueError: an unknown task, a shape that does not fit it, NaN or infinite values.
+        ValueError: an unknown task, a shape that does not fit it, NaN or +inf, only masked classes.
 
     >>> logits_to_probabilities(torch.tensor([[2.0, 1.0, 0.0]]), "multiclass")
     tensor([[0.6652, 0.2447, 0.0900]])
@@ -32,7 +39,8 @@ def logits_to_probabilities(logits: Tensor, task: str) -> Tensor:
     tensor([0.0474])
     """
     check_choice(task, "task", TASKS)
-    _check_shape(check_tensor(logits, "logits"), "logits", task)
+    _check_shape(check_tensor(logits, "logits", finite=False), "logits", task)
+    check_logits(logits, class_dim=1 if task == "multiclass" else None)
     return torch.softmax(logits, dim=1) if task == "multiclass" else torch.sigmoid(logits)
 
 

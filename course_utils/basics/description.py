@@ -1,11 +1,9 @@
 """`describe_output`: everything one should know of an output before using it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -37,7 +35,7 @@ TASKS = tuple(_AXES)
 _SHOWN = 20  # tensors of a nested output, in a notebook
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class OutputReport:
     """What `describe_output` found; `print(report)` says it in words.
 
@@ -56,10 +54,10 @@ class OutputReport:
     """
 
     path: str
-    shape: tuple[int, ...] | None
-    dtype: torch.dtype | None
-    device: torch.device | None
-    axes: tuple[str, ...]
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    axes: tuple[str, ...] = ()
     requires_grad: bool
     nan_count: int
     inf_count: int
@@ -67,7 +65,7 @@ class OutputReport:
     maximum: float | None
     kinds: tuple[str, ...]
     reasons: dict[str, str] = field(default_factory=dict)
-    parts: dict[Any, OutputReport] = field(default_factory=dict)
+    parts: dict[Any, Self] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -79,7 +77,7 @@ class OutputReport:
     def __iter__(self) -> Iterator:
         return iter(self.parts)
 
-    def __getitem__(self, key: Any) -> OutputReport:
+    def __getitem__(self, key: Any) -> Self:
         return self.parts[key]
 
     def to_frame(self):
@@ -89,7 +87,7 @@ class OutputReport:
         names = ("path", "shape", "dtype", "requires_grad", "nan_count", "inf_count", "minimum", "maximum", "kinds")
         return pd.DataFrame([{name: getattr(leaf, name) for name in names} for leaf in self._leaves()])
 
-    def _leaves(self) -> list[OutputReport]:
+    def _leaves(self) -> list[Self]:
         if self.shape is not None:
             return [self]
         return [leaf for part in self.parts.values() for leaf in part._leaves()]
@@ -101,10 +99,7 @@ class OutputReport:
         graph = "attached to a graph (requires_grad)" if self.requires_grad else "detached"
         lines = [
             f"{'output' + self.path}: {dtype_name(self.dtype)} {self.shape} on {self.device}, {graph}",
-            *(
-                f"  axis {i}: {size} = {meaning}"
-                for i, (size, meaning) in enumerate(zip(self.shape, self.axes, strict=True))
-            ),
+            *(f"  axis {i}: {n} = {axis}" for i, (n, axis) in enumerate(zip(self.shape, self.axes, strict=True))),
             f"  values: {self._values()}",
             *(f"  {kind.replace('_', '-')}? {self.reasons[kind]}" for kind in KINDS if kind in self.reasons),
         ]
@@ -134,7 +129,8 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
     Args:
         output: a tensor, or dicts, lists, tuples, dataclasses and objects with `.logits`, nested as deep as you like.
             NaN and Inf are welcome: they are counted. So are empty parts, as a detector makes them of an image without
-            objects. A part that is no tensor, such as the cache of a language model, is skipped and named.
+            objects. A part that is no tensor, such as the cache of a language model, is skipped and named. Sparse,
+            quantised and 8-bit tensors are read as the numbers that they stand for, a nested one as a list.
         task: "binary", "multiclass", "multilabel", "regression", "segmentation" (N, C, H, W) or "sequence" (N, T, V);
             None guesses from the shape.
 
@@ -162,6 +158,8 @@ def describe_output(output: Any, *, task: str | None = None) -> OutputReport:
 
 def _describe(output: Any, task: str | None, path: str) -> OutputReport | None:
     """The report of one part; None if it is neither tensor nor container."""
+    if isinstance(output, Tensor) and output.is_nested:
+        output = list(output.unbind())
     if isinstance(output, Tensor):
         return _describe_tensor(output, task, path)
     values = parts_of(output)
@@ -183,10 +181,6 @@ def _summary(path: str, parts: dict[Any, OutputReport], skipped: tuple[str, ...]
     filled = [leaf for part in parts.values() for leaf in part._leaves() if math.prod(leaf.shape)]
     return OutputReport(
         path=path,
-        shape=None,
-        dtype=None,
-        device=None,
-        axes=(),
         requires_grad=any(part.requires_grad for part in parts.values()),
         nan_count=sum(part.nan_count for part in parts.values()),
         inf_count=sum(part.inf_count for part in parts.values()),
@@ -199,7 +193,7 @@ def _summary(path: str, parts: dict[Any, OutputReport], skipped: tuple[str, ...]
 
 
 def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputReport:
-    values = output.detach()
+    values = _readable(output.detach())
     axes = _axes(values, task)
     real = values if values.is_floating_point() else in_double(values)
     finite = real[torch.isfinite(real)]
@@ -207,12 +201,13 @@ def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputRepor
     if task == "regression":
         kinds, reasons = (), dict.fromkeys(KINDS, "no: a regression's outputs are values in the target's own unit")
     else:
-        found = value_kinds(values, class_dim=_class_dim(values, task), exclusive=_exclusive(task))
+        exclusive = None if task is None else task not in ("binary", "multilabel")
+        found = value_kinds(values, class_dim=_class_dim(values, task), exclusive=exclusive)
         kinds, reasons = found.kinds, found.reasons
     return OutputReport(
         path=path,
         shape=tuple(values.shape),
-        dtype=values.dtype,
+        dtype=output.dtype,
         device=values.device,
         axes=axes,
         requires_grad=output.requires_grad,
@@ -223,6 +218,14 @@ def _describe_tensor(output: Tensor, task: str | None, path: str) -> OutputRepor
         kinds=kinds,
         reasons=reasons,
     )
+
+
+def _readable(values: Tensor) -> Tensor:
+    """The same values in a layout and dtype in which torch can compute with them."""
+    if values.is_quantized:
+        return values.dequantize()
+    values = values if values.layout == torch.strided else values.to_dense()
+    return values.float() if values.is_floating_point() and values.element_size() == 1 else values
 
 
 def _axes(values: Tensor, task: str | None) -> tuple[str, ...]:
@@ -248,9 +251,3 @@ def _class_dim(values: Tensor, task: str | None) -> int | None:
         # (N, C, L) or (N, T, V)? Sums of 1 along dim 1 settle it; otherwise read it as a sequence.
         return 1 if values.is_floating_point() and values.numel() and sums_to_one(values, 1).all() else 2
     return values.ndim - 1 if task == "sequence" else 1
-
-
-def _exclusive(task: str | None) -> bool | None:
-    if task is None:
-        return None
-    return task not in ("binary", "multilabel")

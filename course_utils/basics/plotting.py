@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_class_names, check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_class_names,
+    check_count,
+    check_logits,
+    check_number,
+    check_tensor,
+    describe_value,
+)
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.foundation.probabilities import check_probabilities
 
@@ -128,18 +136,18 @@ def plot_temperature(
     """Two rows of panels, a column for each temperature T: the logits / T of one sample, and their softmax.
 
     Args:
-        logits: (C,).
+        logits: (C,); −inf is a masked class.
         temperatures: positive numbers.
         true: the index of the true class; None marks none.
     """
-    check_tensor(logits, "logits", ndim=1)
+    logits = full_precision(check_logits(logits, ndim=1, class_dim=0).detach())
     if not isinstance(temperatures, Sequence) or not temperatures:
         raise ValueError(f"temperatures must be a list of positive numbers, but is {describe_value(temperatures)}")
     columns = len(temperatures)
     figure, axes = new_figure(2, columns, size=(3.0 * columns, 5.0), sharey="row")
     for above, below, temperature in zip(axes[:columns], axes[columns:], temperatures, strict=True):
         check_number(temperature, "temperature", above=0)
-        scaled = logits.detach() / temperature
+        scaled = logits / temperature
         _draw_bars(above, scaled, None, true)
         above.axhline(0, color="#444444", linewidth=0.8)
         above.set(title=f"T = {temperature:g}", xlabel="")
@@ -267,12 +275,11 @@ def _as_shown(images: Tensor) -> list:
         raise ValueError(f"images must be a tensor (N, H, W) or (N, 3, H, W), but is {describe_value(images)}")
     if len(images) == 0:
         raise ValueError("images is empty; pass at least one image")
-    if images.is_floating_point():
-        check_tensor(images, "images")
-    if images.ndim == 4 and images.is_floating_point() and (images.min() < 0 or images.max() > 1):
-        low, high = float(images.min()), float(images.max())
-        raise ValueError(
-            f"floating-point images must lie in [0, 1], but range from {low:.3g} to {high:.3g}; normalised?"
-        )
-    shown = images.detach().float().cpu() if images.is_floating_point() else images.detach().cpu()
+    shown = images.detach().cpu()
+    if shown.is_floating_point():
+        low, high = map(float, check_tensor(shown, "images").aminmax())
+        if shown.ndim == 4 and (low < 0 or high > 1):
+            span = f"range from {low:.3g} to {high:.3g}"
+            raise ValueError(f"floating-point images must lie in [0, 1], but {span}; normalised?")
+        shown = shown.float()
     return list((shown if shown.ndim == 3 else shown.permute(0, 2, 3, 1)).numpy())

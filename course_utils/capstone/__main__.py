@@ -5,8 +5,6 @@ python -m course_utils.capstone --model tutorial --epochs 10
 torchrun --nproc-per-node 2 -m course_utils.capstone             # two processes train one model
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Callable, Sequence
@@ -73,18 +71,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.split("\n")[0])
     parser.add_argument("--out", default="capstone_report", help="folder of the report, and of the checkpoint")
     parser.add_argument("--model", choices=("fast", "tutorial"), default="fast")
-    parser.add_argument("--epochs", type=whole(1), default=5)
-    parser.add_argument("--batch-size", type=whole(1), help="default: the model's recipe")
-    parser.add_argument("--lr", type=between(0, 1e30), help="default: the model's recipe")
-    parser.add_argument("--dropout", type=between(0, 1, ends=True), default=0.5, help="of the tutorial's model")
+    positive = number(int, lambda n: n >= 1, "a whole number of at least 1")
+    parser.add_argument("--epochs", type=positive, default=5)
+    parser.add_argument("--batch-size", type=positive, help="default: the model's recipe")
+    lr = number(float, lambda lr: 0 < lr < 1e30, "a number greater than 0 and less than 1e+30")
+    parser.add_argument("--lr", type=lr, help="default: the model's recipe")
+    share = number(float, lambda share: 0 <= share <= 1, "a number from 0 to 1")
+    parser.add_argument("--dropout", type=share, default=0.5, help="of the tutorial's model")
     parser.add_argument("--no-augment", action="store_true", help="neither shift nor flip")
     parser.add_argument("--amp", choices=tuple(AMP), default="auto", help="bfloat16: measured, always or never")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--source", choices=SOURCES, default="auto", help="of the images")
     parser.add_argument("--root", help="folder that holds cifar-10-batches-py")
-    limit = "use only so many images of each part, at least 100, for a quick look"
-    parser.add_argument("--limit", type=whole(100), help=limit)
-    parser.add_argument("--seed", type=whole(0, 2**32 - 1), default=0)
+    limit = number(int, lambda n: n >= 100, "a whole number of at least 100")
+    parser.add_argument("--limit", type=limit, help="use only so many images of each part, for a quick look")
+    seed = number(int, lambda n: 0 <= n < 2**32, f"a whole number of at least 0 and at most {2**32 - 1}")
+    parser.add_argument("--seed", type=seed, default=0)
     options = parser.parse_args(arguments)
     try:
         choose_device(options.device)
@@ -94,34 +96,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def whole(least: int, most: float = math.inf) -> Callable[[str], int]:
-    """What argparse makes a whole number with."""
-    wanted = f"a whole number of at least {least}" + (f" and at most {most}" if most < math.inf else "")
-
-    def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"must be {wanted}, but is {text!r}")
-        return number
-
-    return convert
-
-
-def between(low: float, high: float, *, ends: bool = False) -> Callable[[str], float]:
-    """What argparse makes a number between two others with; `ends` says whether these count."""
+def number(kind: type, fits: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
+    """What argparse makes a number of a kind with; `wanted` says in words what `fits` asks."""
 
     def convert(text: str) -> float:
         try:
-            number = float(text)
+            value = kind(text)
         except ValueError:
-            number = math.nan
-        if not (low < number < high or (ends and number in (low, high))):  # also of NaN
-            wanted = f"from {low:g} to {high:g}" if ends else f"greater than {low:g} and less than {high:g}"
-            raise argparse.ArgumentTypeError(f"must be a number {wanted}, but is {text!r}")
-        return number
+            value = math.nan  # fits nowhere
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, but is {text!r}")
+        return value
 
     return convert
 

@@ -1,7 +1,5 @@
 """Checkpoints of a training: whole or not there, and verified when they are read."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from pathlib import Path
@@ -24,8 +22,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote. Nothing in the file is executed.
 
     Raises:
-        ValueError: the file is damaged, incomplete, of another version, or something else; the message says what to
-            do.
+        ValueError: it is damaged, incomplete, of another version, or something else; the message says what to do.
     """
     advice = "Delete it to start anew, or name another checkpoint."
     if Path(path).is_dir():

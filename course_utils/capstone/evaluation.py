@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_utils.capstone.distributed import gathered, share
 from course_utils.capstone.images import check_data, check_images, scaled
-from course_utils.capstone.models import NormalizedImageClassifier, dtype_of, layout
+from course_utils.capstone.models import NormalizedImageClassifier, dtype_of
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import (
     check_choice,
@@ -25,14 +25,14 @@ from course_utils.foundation.arguments import (
     check_tensor,
     describe_value,
 )
-from course_utils.foundation.devices import full_precision
+from course_utils.foundation.devices import full_precision, layout
 from course_utils.foundation.evaluation import check_model, class_logits, output_tensor, reading, tensor_in
 from course_utils.foundation.inputs import call_model
 from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.results import Result, short_table
 from course_utils.foundation.seeding import make_generator
 from course_utils.interpretation import interpret_classification_output
-from course_utils.optimization import TemperatureScaler, expected_calibration_error, temperature_scaling
+from course_utils.optimization import TemperatureScaler, expected_calibration_error, risk_coverage, temperature_scaling
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def predict_logits(
     batch_size: int = 250,
     amp: bool = False,
 ) -> Tensor:
-    """The logits of many images, batch by batch, in evaluation mode.
+    """The logits (N, C) of many images, batch by batch, in evaluation mode; on the model's device, float32 or better.
 
     Under torchrun every process must call it; each reads its share, and all get the whole.
 
@@ -64,9 +64,6 @@ def predict_logits(
         batch_size: images in one pass.
         amp: compute in bfloat16 where it is safe (automatic mixed precision). With hardware for it, about twice as
             fast; the logits are then right to two or three digits, and a few answers in ten thousand change.
-
-    Returns:
-        (N, C), on the model's device; half precision becomes float32.
 
     Raises:
         ValueError: uint8 images, and neither `normalization` nor a model that knows its own.
@@ -162,12 +159,12 @@ class Evaluation(Result):
         """Coverage and error (N,) if only the k most confident predictions are answered, for k = 1 … N.
 
         Predictions of equal confidence, such as those that round to 1, are answered together, because nothing tells
-        which of them to answer first: they all have the coverage and the error of the last one.
+        which of them to answer first: they all have the coverage and the error of the last one. `risk_coverage` of
+        chapter 3, which this calls, has one point for each distinct confidence instead.
         """
-        confidence, order = self.probabilities.max(1).values.sort(descending=True)
-        wrong = (self.predictions != self.target)[order].double().cumsum(0)
-        answered = torch.searchsorted(-confidence, -confidence, right=True)  # (N,), with at least this confidence
-        return answered.double() / len(wrong), wrong[answered - 1] / answered
+        curve = risk_coverage(self.probabilities.max(1).values, self.predictions == self.target)  # (K,)
+        place = torch.searchsorted(curve.coverage, torch.arange(1, len(self) + 1).double() / len(self))  # (N,)
+        return curve.coverage[place], curve.risk[place]
 
     def worst_first(self) -> Tensor:
         """int64 (N,), the images in the order of the probability of their true class, the least one first."""
@@ -355,9 +352,7 @@ def interpret_model_outputs(
     """What the model says about a few images: its three most probable classes, with their probabilities.
 
     Args:
-        model, images, task, normalization: as in `predict_logits`.
-        target: (N,) true classes, a tensor, a list or an array.
-        class_names: C names; None numbers the classes.
+        model, images, target, class_names, task, normalization: as in `evaluate_model`.
         num_samples: how many images; all, if there are fewer.
         worst_first: the images whose true class got the least probability, worst first; otherwise a random choice.
         seed: of that choice.

@@ -1,10 +1,8 @@
 """Batches of images straight from one tensor in memory: shifted, flipped and normalised all at once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +48,8 @@ class Augmentation:
     flip: Tensor
     padding: int
 
-    @staticmethod
-    def draw(n: int, *, epoch: int, seed: int, padding: int = 2) -> Augmentation:
+    @classmethod
+    def draw(cls, n: int, *, epoch: int, seed: int, padding: int = 2) -> Self:
         """The augmentation of one epoch, always the same for the same seed and epoch.
 
         A coin decides for each image whether it is flipped in the odd or in the even epochs, so that two epochs show
@@ -62,7 +60,7 @@ class Augmentation:
         shift_generator = make_generator(derived_seed(seed, "shift", epoch))
         shifts = torch.randint(0, 2 * padding + 1, (2, n), generator=shift_generator)
         coin = torch.rand(n, dtype=torch.float32, generator=make_generator(derived_seed(seed, "flip"))) < 0.5
-        return Augmentation(shifts[0], shifts[1], coin ^ (epoch % 2 == 1), padding)
+        return cls(shifts[0], shifts[1], coin ^ (epoch % 2 == 1), padding)
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """`images[index]`, augmented: uint8 (N, 3, H, W), of which (B,) are chosen → (B, 3, H, W), channels last."""

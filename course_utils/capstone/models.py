@@ -1,7 +1,5 @@
 """Two networks for images of 32×32 pixels: the tutorials' one, and one that learns ten times as fast."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch
@@ -50,12 +48,6 @@ class NormalizedImageClassifier(nn.Module):
                 "call learn_statistics(data)"
             )
         return normalize(images.to(self.mean.device), self.mean, self.std)
-
-
-def layout(model: nn.Module) -> torch.memory_format:
-    """Channels last, the fastest for convolutions, in the course's networks; in another model `x.view` may fail."""
-    ours = any(isinstance(part, NormalizedImageClassifier) for part in model.modules())
-    return torch.channels_last if ours else torch.contiguous_format
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

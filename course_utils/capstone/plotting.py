@@ -15,6 +15,7 @@ from course_utils.capstone.images import check_images
 from course_utils.capstone.robustness import RobustnessCurve
 from course_utils.capstone.training import TrainingHistory
 from course_utils.foundation.arguments import check_count, describe_value
+from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.plotting import (
     MARKERS,
     PALETTE,
@@ -64,26 +65,20 @@ def plot_training(history: TrainingHistory) -> Figure:
     if len(history) == 0:
         raise ValueError("the history is empty: training stopped in its first epoch")
     figure, (left, middle, right) = new_figure(1, 3, size=(11.0, 3.2))
-    epochs = history.epochs.tolist()
-    style = {"markevery": max(1, len(epochs) // 12)}
-    left.plot(epochs, history.train_loss, color=PALETTE[0], marker=MARKERS[0], label="training", **style)
-    left.plot(
-        epochs,
-        history.validation_loss,
-        color=PALETTE[1],
-        marker=MARKERS[1],
-        linestyle="--",
-        label="validation",
-        **style,
-    )
-    left.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
-    left.legend()
-    middle.plot(epochs, history.validation_accuracy, color=PALETTE[1], marker=MARKERS[1], linestyle="--", **style)
-    middle.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, 1))
-    right.plot(epochs, history.lr, color="black", marker=MARKERS[2], **style)
-    right.set(xlabel="epoch", ylabel="learning rate at the epoch's end", ylim=(0, None))
-    for ax in (left, middle, right):
+
+    def draw(ax: Axes, values: Tensor, i: int, label: str, linestyle: str = "-") -> None:
+        style = {"color": PALETTE[i], "marker": MARKERS[i], "markevery": max(1, len(history) // 12)}
+        ax.plot(history.epochs.tolist(), values, label=label, linestyle=linestyle, **style)
         ax.xaxis.get_major_locator().set_params(integer=True)
+
+    draw(left, history.train_loss, 0, "training")
+    draw(left, history.validation_loss, 1, "validation", "--")
+    draw(middle, history.validation_accuracy, 1, "validation", "--")
+    draw(right, history.lr, 2, "learning rate")
+    left.legend()
+    left.set(xlabel="epoch", ylabel="loss (nats)", ylim=(0, None))
+    middle.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, 1))
+    right.set(xlabel="epoch", ylabel="learning rate at the epoch's end", ylim=(0, None))
     return finish(figure)
 
 
@@ -113,8 +108,6 @@ def plot_confusion_matrix(evaluation: Evaluation, *, title: str = "", ax: Axes |
 @course_style()
 def plot_metrics(evaluation: Evaluation, *, ax: Axes | None = None) -> Figure:
     """Recall and precision of each class as points with their 95 % intervals; the dashed line is the accuracy."""
-    from course_utils.foundation.intervals import wilson_interval
-
     _check_kind(evaluation, "evaluation", Evaluation)
     counts = evaluation.confusion_matrix
     hits = counts.diagonal().tolist()
@@ -125,8 +118,7 @@ def plot_metrics(evaluation: Evaluation, *, ax: Axes | None = None) -> Figure:
         drawn = [(row, k) for row, k in enumerate(order) if totals[k] > 0]
         shares = [hits[k] / totals[k] for _, k in drawn]
         ends = [wilson_interval(hits[k], totals[k]) for _, k in drawn]
-        bars = [[p - low for p, (low, _) in zip(shares, ends, strict=True)],
-                [high - p for p, (_, high) in zip(shares, ends, strict=True)]]  # fmt: skip
+        bars = list(zip(*[(p - low, high - p) for p, (low, high) in zip(shares, ends, strict=True)], strict=True))
         rows = [row + 0.16 * (1 - 2 * j) for row, _ in drawn]
         ax.errorbar(shares, rows, xerr=bars, fmt=MARKERS[j], color=PALETTE[j], capsize=2, label=name)
     ax.axvline(evaluation.accuracy, color="black", linestyle="--", linewidth=1, label="accuracy")
@@ -163,7 +155,7 @@ def visualize_results(
     num_samples: int = 12,
     save_folder: str | os.PathLike | None = None,
 ) -> dict[str, Figure]:
-    """The figures of a report: predictions, confusion matrix, metrics, reliability.
+    """The figures of a report by their names: "predictions", "confusion_matrix", "metrics", "reliability".
 
     Args:
         evaluation: of `images`.
@@ -171,9 +163,6 @@ def visualize_results(
         calibrated: the same images after temperature scaling; drawn beside the first in the reliability diagram.
         num_samples: images in the grid, the first ones.
         save_folder: also write each figure there, as NAME.png. Files of these names are replaced.
-
-    Returns:
-        {"predictions", "confusion_matrix", "metrics", "reliability"} → Figure.
     """
     _check_kind(evaluation, "evaluation", Evaluation)
     check_images(images)

@@ -1,7 +1,6 @@
 """The settings with which a network is trained, and the learning rate from step to step."""
 
-from __future__ import annotations
-
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -46,11 +45,9 @@ class Recipe:
         check_number(self.lr, "lr", above=0, below=1e30)
         check_number(self.bias_lr_factor, "bias_lr_factor", above=0)
         check_count(self.batch_size, "batch_size")
-        for name in ("weight_decay", "momentum", "label_smoothing"):
-            if check_number(getattr(self, name), name) < 0:
+        for name, below in {"weight_decay": math.inf, "momentum": 1, "label_smoothing": 1}.items():
+            if check_number(getattr(self, name), name, below=below) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("momentum", "label_smoothing"):
-            check_number(getattr(self, name), name, below=1)
         if self.early_size is not None:
             check_count(self.early_size, "early_size", minimum=16)
 

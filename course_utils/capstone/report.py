@@ -17,12 +17,7 @@ from course_utils.advanced import grad_cam, integrated_gradients, visualize_attr
 from course_utils.capstone.evaluation import calibrate_model, readings_of
 from course_utils.capstone.images import check_data, normalize
 from course_utils.capstone.models import NormalizedImageClassifier, dtype_of
-from course_utils.capstone.plotting import (
-    plot_readings,
-    plot_robustness,
-    plot_training,
-    visualize_results,
-)
+from course_utils.capstone.plotting import plot_readings, plot_robustness, plot_training, visualize_results
 from course_utils.capstone.robustness import measure_robustness
 from course_utils.capstone.training import TrainingHistory
 from course_utils.data import ImageData
@@ -64,19 +59,15 @@ def write_report(
 ) -> dict[str, Any]:
     """Evaluate, calibrate, attack and explain a classifier, and write what came out.
 
-    The folder gets `report.html` (one page that holds its figures), each figure as a PNG, `metrics.json` and `run.json`
-    (versions, machine, settings). A folder that holds a report already is refused.
+    The folder gets `report.html` (one page that holds its figures), each figure as a PNG, `run.json` (versions,
+    machine, settings), and `metrics.json`, which is also returned. A folder that holds a report already is refused.
 
     Args:
-        model: normalised images → logits (N, C).
+        model, task: as in `predict_logits`.
         data: from `load_cifar10`.
         folder: is made if it does not exist.
         history: of the training, for its curves.
         run: settings to keep in run.json.
-        task: "multiclass" or "binary", as in `predict_logits`.
-
-    Returns:
-        What metrics.json holds.
 
     Raises:
         FileExistsError: the folder holds a report.
@@ -109,8 +100,7 @@ def write_report(
     record = run_record() | {"training": _training_record(history)} | dict(run or {})
     for name, png in pngs.items():
         write_atomically(folder / f"{name}.png", lambda file, png=png: file.write(png))
-    page = _page(model, data, metrics, record, before.per_class, pngs)
-    _write_text(folder / "report.html", page)
+    _write_text(folder / "report.html", _page(model, data, metrics, record, before.per_class, pngs))
     _write_text(folder / "run.json", json.dumps(record, indent=2, default=str))
     _write_text(folder / "metrics.json", json.dumps(metrics, indent=2))  # the last one: it marks a finished report
     return metrics
@@ -131,13 +121,8 @@ def run_record() -> dict[str, Any]:
 def _training_record(history: TrainingHistory | None) -> dict[str, Any] | None:
     if history is None:
         return None
-    return {
-        "epochs": len(history),
-        "seconds": round(float(history.seconds.sum()), 1),
-        "precision": history.precision,
-        "seed": history.seed,
-        "interrupted": history.interrupted,
-    }
+    same = {name: getattr(history, name) for name in ("precision", "seed", "interrupted")}
+    return {"epochs": len(history), "seconds": round(float(history.seconds.sum()), 1), **same}
 
 
 def _explanations(
@@ -190,23 +175,12 @@ def _metrics_table(metrics: Mapping[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     before, after = metrics["as_trained"], metrics["calibrated"]
+    intervals = {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in before["intervals"].items()}
     rows = [
-        {
-            "metric": name,
-            "as trained": before[name],
-            "calibrated": after[name],
-            "95 % interval, as trained": _interval(before, name),
-        }
+        (name, before[name], after[name], intervals.get(name, ""))
         for name in ("accuracy", "precision", "recall", "f1", "nll", "ece")
     ]
-    return pd.DataFrame(rows)
-
-
-def _interval(metrics: Mapping[str, Any], name: str) -> str:
-    if name not in metrics["intervals"]:
-        return ""
-    low, high = metrics["intervals"][name]
-    return f"{low:.4f} to {high:.4f}"
+    return pd.DataFrame(rows, columns=["metric", "as trained", "calibrated", "95 % interval, as trained"])
 
 
 def _write_text(path: Path, text: str) -> None:

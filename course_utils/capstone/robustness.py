@@ -1,7 +1,5 @@
 """How many of the right answers survive an attack, for attacks of growing strength."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -58,12 +56,11 @@ def measure_robustness(
     survivors are attacked again. The numbers are upper bounds of the true robustness: a stronger attack finds more.
 
     Args:
-        model: normalised images → logits (N, C).
+        model, task: as in `predict_logits`.
         data: from `load_cifar10`; its test images and its statistics are used.
         eps: one strength or several, each ≥ 0; 0 is the clean accuracy.
         steps: of the attack.
         num_samples: how many test images, drawn at random; None for all.
-        task: "multiclass" or "binary", as in `predict_logits`.
         seed: of that choice and of the attack's random starts.
     """
     model = check_model(model)

@@ -1,13 +1,10 @@
 """Training an image classifier: from memory, with a live bar, resumable, on one device or on many."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math
 import os
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,11 +15,11 @@ from torch import Tensor, nn
 from course_utils.capstone.checkpoints import FORMAT, load_checkpoint, save_checkpoint
 from course_utils.capstone.distributed import from_first, gathered, rank, share, summed, synchronized, world_size
 from course_utils.capstone.images import Augmentation, check_data, normalize, resize, scaled
-from course_utils.capstone.models import NormalizedImageClassifier, dtype_of, layout
+from course_utils.capstone.models import NormalizedImageClassifier, dtype_of
 from course_utils.capstone.recipes import Recipe
 from course_utils.data import ImageData
 from course_utils.foundation.arguments import check_count, check_logits, describe_value
-from course_utils.foundation.devices import choose_device
+from course_utils.foundation.devices import choose_device, layout
 from course_utils.foundation.evaluation import (
     check_model,
     copy_of,
@@ -34,7 +31,7 @@ from course_utils.foundation.files import check_writable
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
-from course_utils.foundation.training import check_graph
+from course_utils.foundation.training import check_graph, warn_of_interruption
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,10 +110,6 @@ def train_model(
         checkpoint: a file, written after every epoch. If it exists, training goes on from it.
         progress: show a bar with the loss and the validation accuracy.
 
-    Returns:
-        TrainingHistory(epochs, train_loss, validation_loss, validation_accuracy, lr, seconds, interrupted, precision,
-        seed).
-
     Raises:
         TypeError, ValueError: arguments that do not fit, or a checkpoint that is damaged or of another training.
         FloatingPointError: the loss is NaN or infinite; a smaller `lr` usually helps.
@@ -158,12 +151,10 @@ def train_model(
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
-        message = f"interrupted in epoch {run.finished_epochs + 1} of {epochs}; the model keeps what it has learned"
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")  # as an error it would lose the history
-            warnings.warn(message, stacklevel=2)
+        warn_of_interruption(f"interrupted in epoch {run.finished_epochs + 1} of {epochs}")
+    dtypes = {"epochs": torch.int64}
     return TrainingHistory(
-        **{name: torch.tensor(values, dtype=_dtype(name)) for name, values in run.log.items()},
+        **{name: torch.tensor(values, dtype=dtypes.get(name, torch.float64)) for name, values in run.log.items()},
         interrupted=interrupted,
         precision="bfloat16" if run.amp else "float32",
         seed=seed,
@@ -380,7 +371,3 @@ def _fingerprint(data: ImageData) -> str:
     for part in (data.mean, data.std, *(part.images for part in parts), *(part.target for part in parts)):
         digest.update(part.cpu().contiguous().numpy())
     return f"{data.name}, {len(data.train)} images, {digest.hexdigest()[:16]}"
-
-
-def _dtype(name: str) -> torch.dtype:
-    return torch.int64 if name == "epochs" else torch.float64

@@ -1,9 +1,12 @@
-"""The exercises of chapter 5 and the mistakes they are known for."""
+"""The exercises of chapter 5 and the mistakes they are known for.
+
+Exercises: 1 late fusion; 2 one step of an attack; 3 robust against every attempt; 4 conformal sets; 5 SmoothGrad.
+"""
 
 import copy
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +14,10 @@ from torch import Tensor, nn
 
 from course_utils.advanced import saliency_map
 from course_utils.checks.basics import linear_logits, some
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import isolated_randomness, make_generator
+from course_utils.foundation.training import fit
 
 
 @cache
@@ -23,22 +27,13 @@ def _digit_network() -> nn.Module:
     x, y = digits.x_train / 16, digits.y_train
     with isolated_randomness(0):
         network = nn.Sequential(nn.Linear(64, 24), nn.Tanh(), nn.Linear(24, 10))
-        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-        for _ in range(60):
-            optimizer.zero_grad()
-            F.cross_entropy(network(x), y).backward()
-            optimizer.step()
-    network.zero_grad(set_to_none=True)
-    return network.eval()
+    return fit(network, x, y, loss=F.cross_entropy, steps=60, lr=0.02, batch_size=len(x))
 
 
 def _digits(seed: int, count: int) -> tuple[Tensor, Tensor]:
     digits = load_split("digits", scaling="none")
     order = torch.randperm(len(digits.x_test), generator=make_generator(seed))[:count]
     return digits.x_test[order] / 16, digits.y_test[order]
-
-
-# Exercise 1: late fusion
 
 
 def _fusion_cases(seed: int) -> list[tuple]:
@@ -56,37 +51,23 @@ FUSION = Exercise(
     praise="Each view speaks with the weight you gave it, however loud its logits are.",
     reference=_fuse,
     cases=_fusion_cases,
-    mistakes=(
-        Mistake(
-            "a mean of logits",
+    wrong_answers={
+        "a mean of logits": (
             "The louder network would decide alone. Softmax first, then the weighted mean.",
             lambda a, b, weight: (weight * a + (1 - weight) * b).softmax(1),
         ),
-        Mistake(
-            "the weights swapped",
-            "`weight` belongs to the first view.",
-            lambda a, b, weight: _fuse(b, a, weight),
-        ),
-        Mistake(
-            "both views with the same weight",
-            "Use `weight` and `1 − weight`.",
-            lambda a, b, weight: _fuse(a, b, 0.5),
-        ),
-        Mistake(
-            "a product of probabilities",
+        "the weights swapped": ("`weight` belongs to the first view.", lambda a, b, weight: _fuse(b, a, weight)),
+        "both views with the same weight": ("Use `weight` and `1 − weight`.", lambda a, b, weight: _fuse(a, b, 0.5)),
+        "a product of probabilities": (
             "A product lets either view forbid a class. Late fusion here is the weighted mean.",
             lambda a, b, weight: (weight * a.log_softmax(1) + (1 - weight) * b.log_softmax(1)).exp(),
         ),
-        Mistake(
-            "softmax over the samples",
+        "softmax over the samples": (
             "dim=0 runs over the samples; the classes are dim 1.",
             lambda a, b, weight: weight * a.softmax(0) + (1 - weight) * b.softmax(0),
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: one step of an attack
 
 
 def _attack_cases(seed: int) -> list[tuple]:
@@ -96,12 +77,10 @@ def _attack_cases(seed: int) -> list[tuple]:
     return [(copy.deepcopy(_digit_network()), *case) for case in cases]
 
 
-def _fgsm(
-    model: nn.Module, x: Tensor, y: Tensor, eps: float, *, sign: bool = True, up: int = 1, clamp: bool = True
-) -> Tensor:
+def _fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, sign=True, up=1, clamp=True, graph=False) -> Tensor:
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
-    step = x + up * eps * (gradient.sign() if sign else gradient)
+    step = (leaf if graph else x) + up * eps * (gradient.sign() if sign else gradient)
     return step.clamp(0, 1) if clamp else step
 
 
@@ -109,12 +88,6 @@ def _fgsm_by_backward(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Ten
     leaf = x.clone().requires_grad_()
     F.cross_entropy(model(leaf), y).backward()
     return (x + eps * leaf.grad.sign()).clamp(0, 1)
-
-
-def _fgsm_with_graph(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
-    return (leaf + eps * gradient.sign()).clamp(0, 1)
 
 
 def _observe_attack(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict:
@@ -132,38 +105,27 @@ ATTACK = Exercise(
     reference=_fgsm,
     cases=_attack_cases,
     observe=_observe_attack,
-    mistakes=(
-        Mistake(
-            "gradients left in the model",
+    wrong_answers={
+        "gradients left in the model": (
             "backward() fills every parameter's .grad, and the next training step would use it. "
             "torch.autograd.grad(loss, x) returns the one gradient you need.",
             _fgsm_by_backward,
         ),
-        Mistake(
-            "the graph left on the result",
+        "the graph left on the result": (
             "Add the step to x itself, or detach() the result; otherwise the whole network hangs on it.",
-            _fgsm_with_graph,
+            partial(_fgsm, graph=True),
         ),
-        Mistake(
-            "downhill",
-            "The attack *raises* the loss: plus, not minus.",
-            lambda model, x, y, eps: _fgsm(model, x, y, eps, up=-1),
-        ),
-        Mistake(
-            "the gradient without its sign",
+        "downhill": ("The attack *raises* the loss: plus, not minus.", partial(_fgsm, up=-1)),
+        "the gradient without its sign": (
             "Every pixel moves by exactly eps: take the sign of the gradient.",
-            lambda model, x, y, eps: _fgsm(model, x, y, eps, sign=False),
+            partial(_fgsm, sign=False),
         ),
-        Mistake(
-            "outside the picture",
+        "outside the picture": (
             "A pixel below 0 or above 1 is no picture. Clamp to [0, 1] at the end.",
-            lambda model, x, y, eps: _fgsm(model, x, y, eps, clamp=False),
+            partial(_fgsm, clamp=False),
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: robust against every attempt
 
 
 def _attempt_cases(seed: int) -> list[tuple]:
@@ -182,37 +144,29 @@ WORST = Exercise(
     praise="A sample counts only if it withstood every attempt.",
     reference=lambda attempts, target: _hits(attempts, target).all(0).float().mean().item(),
     cases=_attempt_cases,
-    mistakes=(
-        Mistake(
-            "the mean over the attempts",
+    wrong_answers={
+        "the mean over the attempts": (
             "An attacker needs to succeed once. Ask for each sample whether *all* attempts failed.",
             lambda attempts, target: _hits(attempts, target).float().mean().item(),
         ),
-        Mistake(
-            "the best attempt",
+        "the best attempt": (
             "any() counts a sample as robust if one attempt failed; all of them must.",
             lambda attempts, target: _hits(attempts, target).any(0).float().mean().item(),
         ),
-        Mistake(
-            "the worst attempt as a whole",
+        "the worst attempt as a whole": (
             "Different samples fall in different attempts. Combine sample by sample, then take the mean.",
             lambda attempts, target: _hits(attempts, target).float().mean(1).min().item(),
         ),
-        Mistake(
-            "a mean of logits first",
+        "a mean of logits first": (
             "Each attempt is an input of its own. Compare its answer with the target before you combine.",
             lambda attempts, target: (attempts.mean(0).argmax(-1) == target).float().mean().item(),
         ),
-        Mistake(
-            "the last attempt only",
+        "the last attempt only": (
             "The earlier attempts count too.",
             lambda attempts, target: _hits(attempts, target)[-1].float().mean().item(),
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: conformal sets
 
 
 def _conformal_cases(seed: int) -> list[tuple]:
@@ -229,19 +183,9 @@ def _conformal_cases(seed: int) -> list[tuple]:
     return [(p[:40], y[:40], p[60:90], 0.1), (p[:50], y[:50], p[60:90], 0.25), few, *by_hand]
 
 
-def _sets(
-    p: Tensor,
-    y: Tensor,
-    p_new: Tensor,
-    alpha: float,
-    *,
-    plus: int = 1,
-    scores: Tensor | None = None,
-    upside: int = 0,
-    beyond: bool = True,
-) -> Tensor:
+def _sets(p: Tensor, y: Tensor, p_new: Tensor, alpha: float, *, plus=1, scores=None, share=None, beyond=True) -> Tensor:
     scores = 1 - p.gather(1, y[:, None])[:, 0] if scores is None else scores
-    rank = math.ceil((len(scores) + plus) * ((1 - alpha) if not upside else alpha))
+    rank = math.ceil((len(scores) + plus) * (1 - alpha if share is None else share))
     if rank > len(scores) and beyond:
         return torch.ones_like(p_new, dtype=torch.bool)
     return 1 - p_new <= scores.sort().values[rank - 1]
@@ -252,42 +196,33 @@ CONFORMAL = Exercise(
     praise="At least 1 − alpha of such sets hold the truth, whatever the network.",
     reference=_sets,
     cases=_conformal_cases,
-    mistakes=(
-        Mistake(
-            "n instead of n + 1",
+    wrong_answers={
+        "n instead of n + 1": (
             "The new sample counts as one more: the rank is ceil((n + 1)(1 − alpha)), rounded up.",
-            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, plus=0),
+            partial(_sets, plus=0),
         ),
-        Mistake(
-            "the score of the answer instead of the truth",
+        "the score of the answer instead of the truth": (
             "How strange was the *true* class? 1 − p[y], not 1 − the largest p.",
             lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, scores=1 - p.amax(1)),
         ),
-        Mistake(
-            "the wrong end of the scores",
+        "the wrong end of the scores": (
             "The sets must let through 1 − alpha of the true classes, not alpha.",
-            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, upside=1),
+            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, share=alpha),
         ),
-        Mistake(
-            "classes above 1 − alpha",
+        "classes above 1 − alpha": (
             "The probabilities may lie; that is why the threshold comes from calibration data.",
             lambda p, y, p_new, alpha: p_new >= 1 - alpha,
         ),
-        Mistake(
-            "a rank beyond the scores",
+        "a rank beyond the scores": (
             "With few calibration samples the rank exceeds N. Then only the set of all classes keeps the promise.",
-            lambda p, y, p_new, alpha: _sets(p, y, p_new, alpha, beyond=False),
+            partial(_sets, beyond=False),
         ),
-        Mistake(
-            "the complement",
+        "the complement": (
             "True means that the class is *in* the set.",
             lambda p, y, p_new, alpha: ~_sets(p, y, p_new, alpha),
         ),
-    ),
+    },
 )
-
-
-# Exercise 5: SmoothGrad
 
 
 def _smooth_cases(seed: int) -> list[tuple]:
@@ -313,34 +248,26 @@ SMOOTH = Exercise(
     praise="Averaging over neighbours leaves what they have in common.",
     reference=_smooth,
     cases=_smooth_cases,
-    mistakes=(
-        Mistake(
-            "a new answer for every copy",
+    wrong_answers={
+        "a new answer for every copy": (
             "A noisy copy may get another label, and then its saliency explains another class. Fix the target first, "
             "from the clean inputs.",
             lambda model, x, noise: torch.stack([saliency_map(model, x + n) for n in noise]).mean(0),
         ),
-        Mistake(
-            "the saliency of the mean picture",
+        "the saliency of the mean picture": (
             "Average the *maps*, not the pictures.",
             lambda model, x, noise: saliency_map(model, x + noise.mean(0), _answers(model, x)),
         ),
-        Mistake(
-            "a sum instead of a mean",
+        "a sum instead of a mean": (
             "Divide by the number of copies.",
             lambda model, x, noise: _smooth(model, x, noise) * len(noise),
         ),
-        Mistake(
-            "no noise at all",
-            "Each map is taken at x + noise[s].",
-            lambda model, x, noise: saliency_map(model, x),
-        ),
-        Mistake(
-            "only the last copy",
+        "no noise at all": ("Each map is taken at x + noise[s].", lambda model, x, noise: saliency_map(model, x)),
+        "only the last copy": (
             "Keep the maps of all copies, then average.",
             lambda model, x, noise: saliency_map(model, x + noise[-1], _answers(model, x)),
         ),
-    ),
+    },
 )
 
 EXERCISES = (FUSION, ATTACK, WORST, CONFORMAL, SMOOTH)

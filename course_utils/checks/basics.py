@@ -1,11 +1,15 @@
-"""The exercises of chapter 1 and the mistakes they are known for."""
+"""The exercises of chapter 1 and the mistakes they are known for.
+
+Exercises: 1 read a row of logits; 2 one logit per sample; 3 softmax that survives large logits; 4 the loss, from logits;
+5 the next character; 6 one label per pixel; 7 find and fix.
+"""
 
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import generate_images, load_split, load_text
 from course_utils.foundation.seeding import make_generator
 
@@ -25,9 +29,6 @@ def some(values: Tensor, count: int, seed: int) -> Tensor:
     return values[torch.randperm(len(values), generator=make_generator(seed))[:count]]
 
 
-# Exercise 1: read a row of logits
-
-
 def _rows_cases(seed: int) -> list[tuple]:
     logits = linear_logits("digits")
     return [(some(logits, 12, seed),), (some(logits, 1, seed + 1),), (some(linear_logits("iris"), 5, seed) + 300,)]
@@ -44,58 +45,46 @@ TIMES = Exercise(
     reference=lambda logits: torch.exp(_best_two(logits)[0] - _best_two(logits)[1]),
     cases=_rows_cases,
     tolerance=1e-4,
-    mistakes=(
-        Mistake(
-            "the gap of the logits itself",
+    wrong_answers={
+        "the gap of the logits itself": (
             "This is the gap. A gap of 2.3 means about 10 times as probable, not 2.3 times: one step is missing.",
             lambda logits: _best_two(logits)[0] - _best_two(logits)[1],
         ),
-        Mistake(
-            "the ratio of the logits",
+        "the ratio of the logits": (
             "Logits are not probabilities: their ratio means nothing, and changes when a number is added to the row. "
             "Only their difference counts.",
             lambda logits: _best_two(logits)[0] / _best_two(logits)[1],
         ),
-        Mistake(
-            "the difference of the probabilities",
+        "the difference of the probabilities": (
             "The question is how many *times* as probable, so it asks for a ratio.",
             lambda logits: _best_two(torch.softmax(logits, 1))[0] - _best_two(torch.softmax(logits, 1))[1],
         ),
-        Mistake(
-            "the ratio turned over",
+        "the ratio turned over": (
             "You divided the runner-up by the most probable class. The answer is at least 1.",
             lambda logits: torch.exp(_best_two(logits)[1] - _best_two(logits)[0]),
         ),
-        Mistake(
-            "the odds against all other classes together",
+        "the odds against all other classes together": (
             "p / (1 − p) compares the best class with everything else. The question compares it with the runner-up.",
             lambda logits: torch.softmax(logits, 1).amax(1) / (1 - torch.softmax(logits, 1).amax(1)),
         ),
-        Mistake(
-            "the raw largest logit",
+        "the raw largest logit": (
             "One logit alone says nothing: compare the two largest of the row.",
             lambda logits: _best_two(logits)[0],
         ),
-        Mistake(
-            "e to the largest logit",
+        "e to the largest logit": (
             "One logit alone says nothing: subtract the second largest logit of the row first.",
             lambda logits: torch.exp(_best_two(logits)[0]),
         ),
-        Mistake(
-            "the first two classes instead of the best two",
+        "the first two classes instead of the best two": (
             "Columns 0 and 1 are just the first two classes. Take the two largest logits of each row: topk(2, dim=1).",
             lambda logits: torch.exp(logits[:, 0] - logits[:, 1]),
         ),
-        Mistake(
-            "the right values in the shape (N, 1)",
+        "the right values in the shape (N, 1)": (
             "One number for each row: (N,). A slice such as best[:, :1] keeps the axis, best[:, 0] drops it.",
             lambda logits: torch.exp(_best_two(logits)[0] - _best_two(logits)[1])[:, None],
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: one logit per sample
 
 
 def _tumour_cases(seed: int) -> list[tuple]:
@@ -108,69 +97,55 @@ TUMOUR = Exercise(
     praise="One logit per sample means sigmoid, and the caller gets one number per sample.",
     reference=lambda logits: torch.sigmoid(logits[:, 0]),
     cases=_tumour_cases,
-    mistakes=(
-        Mistake(
-            "softmax over a single logit",
+    wrong_answers={
+        "softmax over a single logit": (
             "Softmax makes the values along an axis sum to 1. An axis of length 1 leaves it no choice: every answer is "
             "1.0, whatever the logit. For one logit per sample use torch.sigmoid.",
             lambda logits: torch.softmax(logits, dim=1)[:, 0],
         ),
-        Mistake(
-            "softmax over a single logit, and the column kept",
+        "softmax over a single logit, and the column kept": (
             "Softmax over an axis of length 1 is always 1.0; use torch.sigmoid. Then drop the column: (N, 1) → (N,).",
             lambda logits: torch.softmax(logits, dim=1),
         ),
-        Mistake(
-            "softmax over the batch",
+        "softmax over the batch": (
             "dim=0 is the axis of the samples. Now each patient's probability depends on who else is in the batch.",
             lambda logits: torch.softmax(logits, dim=0)[:, 0],
         ),
-        Mistake(
-            "softmax over the batch, and the column kept",
+        "softmax over the batch, and the column kept": (
             "dim=0 is the axis of the samples. One patient's probability must not depend on the others: use sigmoid.",
             lambda logits: torch.softmax(logits, dim=0),
         ),
-        Mistake(
-            "right values in the shape (N, 1)",
+        "right values in the shape (N, 1)": (
             "Drop the last axis with logits[:, 0] or .squeeze(1). Not with a bare .squeeze(): it would also drop the "
             "batch axis of a single patient.",
             lambda logits: torch.sigmoid(logits),
         ),
-        Mistake(
-            "a bare .squeeze() on a batch of one",
+        "a bare .squeeze() on a batch of one": (
             ".squeeze() drops every axis of length 1, the batch axis of a single patient too. Say which: .squeeze(1).",
             lambda logits: torch.sigmoid(logits).squeeze(),
         ),
-        Mistake(
-            "the probability of class 0",
+        "the probability of class 0": (
             "sigmoid(z) is the probability of class 1; 1 − sigmoid(z), which is sigmoid(−z), is that of class 0.",
             lambda logits: torch.sigmoid(-logits[:, 0]),
         ),
-        Mistake(
-            "sigmoid applied twice",
+        "sigmoid applied twice": (
             "Probabilities went through sigmoid again, so they all crowd between 0.5 and 0.73.",
             lambda logits: torch.sigmoid(torch.sigmoid(logits[:, 0])),
         ),
-        Mistake(
-            "the raw logits",
+        "the raw logits": (
             "These are the logits themselves. A logit of 3 is no probability: use torch.sigmoid.",
             lambda logits: logits[:, 0],
         ),
-        Mistake(
-            "the raw logits in the shape (N, 1)",
+        "the raw logits in the shape (N, 1)": (
             "These are the logits themselves. A logit of 3 is no probability: use torch.sigmoid, then drop the column.",
             lambda logits: logits,
         ),
-        Mistake(
-            "labels instead of probabilities",
+        "labels instead of probabilities": (
             "The decision (0 or 1) comes later, and whoever takes it may want another threshold than 0.5.",
             lambda logits: (logits[:, 0] > 0).float(),
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: softmax that survives large logits
 
 
 def _softmax_cases(seed: int) -> list[tuple]:
@@ -185,49 +160,39 @@ SOFTMAX = Exercise(
     praise="Shift invariance is not only a curiosity: it is what keeps exp from overflowing.",
     reference=lambda logits: torch.softmax(logits, dim=1),
     cases=_softmax_cases,
-    mistakes=(
-        Mistake(
-            "exp overflows",
+    wrong_answers={
+        "exp overflows": (
             "exp(89) is already infinite in float32, and inf / inf is NaN. Subtract each row's maximum first: softmax "
             "does not change when the same number is subtracted from a whole row.",
             lambda logits: logits.exp() / logits.exp().sum(1, keepdim=True),
         ),
-        Mistake(
-            "the classes summed over the wrong axis",
+        "the classes summed over the wrong axis": (
             "Each row must sum to 1, so sum over dim=1; dim=0 runs over the samples.",
             lambda logits: torch.softmax(logits, dim=0),
         ),
-        Mistake(
-            "the maximum of the whole batch",
+        "the maximum of the whole batch": (
             "Rows far below the largest logit of the batch underflow to 0, and 0/0 is NaN. Subtract each row's own "
             "maximum: logits.amax(dim=1, keepdim=True).",
             lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(1, keepdim=True),
         ),
-        Mistake(
-            "one sum for the whole batch",
+        "one sum for the whole batch": (
             "Without dim=1 the sum runs over all samples, so each row's share of it is lost.",
             lambda logits: (logits - logits.max()).exp() / (logits - logits.max()).exp().sum(),
         ),
-        Mistake(
-            "softmax applied twice",
+        "softmax applied twice": (
             "Probabilities went in as if they were logits, so the answer is much too unsure.",
             lambda logits: torch.softmax(torch.softmax(logits, dim=1), dim=1),
         ),
-        Mistake(
-            "log-probabilities",
+        "log-probabilities": (
             "These are the logarithms. One exp is missing at the end.",
             lambda logits: torch.log_softmax(logits, dim=1),
         ),
-        Mistake(
-            "a missing keepdim=True",
+        "a missing keepdim=True": (
             "The sum over dim=1 has the shape (N,). Without keepdim=True it does not line up with the (N, C) logits.",
             lambda logits: logits.exp() / logits.exp().sum(1),
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: the loss, from logits
 
 
 def _loss_cases(seed: int) -> list[tuple]:
@@ -247,65 +212,52 @@ LOSS = Exercise(
     praise="The logit of the true class against the log-sum-exp of all: that is all a classifier is trained with.",
     reference=lambda logits, target: torch.nn.functional.cross_entropy(logits, target),
     cases=_loss_cases,
-    mistakes=(
-        Mistake(
-            "the logarithm of a rounded probability",
+    wrong_answers={
+        "the logarithm of a rounded probability": (
             "Where the network is sure and wrong, softmax stores 0, and log 0 is minus infinity. Compute log p as "
             "logit − logsumexp and never as the logarithm of a probability.",
             lambda logits, target: -_true_probability(logits, target).log().mean(),
         ),
-        Mistake(
-            "a power that overflows",
+        "a power that overflows": (
             "e to a large logit is infinite. Use torch.logsumexp, which takes the largest logit out first.",
             lambda logits, target: (logits.exp().sum(1).log() - logits[torch.arange(len(logits)), target]).mean(),
         ),
-        Mistake(
-            "the sum over the samples",
+        "the sum over the samples": (
             "Take the mean over the N samples; a sum grows with the size of the batch.",
             lambda logits, target: torch.nn.functional.cross_entropy(logits, target, reduction="sum"),
         ),
-        Mistake(
-            "one loss for each sample",
+        "one loss for each sample": (
             "One step is missing: the mean over the samples.",
             lambda logits, target: torch.nn.functional.cross_entropy(logits, target, reduction="none"),
         ),
-        Mistake(
-            "log p instead of −log p",
+        "log p instead of −log p": (
             "The sign is turned: a good answer must have a small loss.",
             lambda logits, target: -torch.nn.functional.cross_entropy(logits, target),
         ),
-        Mistake(
-            "softmax twice",
+        "softmax twice": (
             "Probabilities went through log-softmax again. Start from the logits.",
             lambda logits, target: torch.nn.functional.cross_entropy(torch.softmax(logits, 1), target),
         ),
-        Mistake(
-            "1 − p instead of −log p",
+        "1 − p instead of −log p": (
             "This is the mean of 1 − p. The loss is −log p: nearly the same near p = 1, and without limit near p = 0.",
             lambda logits, target: (1 - _true_probability(logits, target)).mean(),
         ),
-        Mistake(
-            "the raw logit of the true class",
+        "the raw logit of the true class": (
             "Minus the logit of the true class can be made small by adding a number to the row. Add the log-sum-exp.",
             lambda logits, target: -logits[torch.arange(len(logits)), target].mean(),
         ),
-        Mistake(
-            "normalised over the batch",
+        "normalised over the batch": (
             "dim=0 runs over the samples. Each row is one distribution: logsumexp(dim=1).",
             lambda logits, target: (
                 torch.logsumexp(logits, 0)[target] - logits[torch.arange(len(logits)), target]
             ).mean(),
         ),
-        Mistake(
-            "the mean over all classes",
+        "the mean over all classes": (
             "Every class was asked. Only the probability of the true class counts: pick one entry of each row.",
             lambda logits, target: -torch.log_softmax(logits, 1).mean(),
         ),
-    ),
+    },
 )
-
-
-# Exercise 5: the next character
 
 
 @cache
@@ -334,47 +286,37 @@ NEXT = Exercise(
     praise="A language model predicts at every position; the future is in the last one.",
     reference=lambda logits: logits[:, -1].argmax(dim=-1),
     cases=_next_cases,
-    mistakes=(
-        Mistake(
-            "argmax over time",
+    wrong_answers={
+        "argmax over time": (
             "dim=1 is the axis of the positions. The characters to choose from lie along the last axis.",
             lambda logits: logits.argmax(dim=1),
         ),
-        Mistake(
-            "a prediction for every position",
+        "a prediction for every position": (
             "Position t predicts character t + 1. Only the last position says something new: take logits[:, -1].",
             lambda logits: logits.argmax(dim=-1),
         ),
-        Mistake(
-            "the prediction of the first position",
+        "the prediction of the first position": (
             "logits[:, 0] predicts the second character of the prompt, which you already have. Take logits[:, -1].",
             lambda logits: logits[:, 0].argmax(dim=-1),
         ),
-        Mistake(
-            "the last sequence of the batch",
+        "the last sequence of the batch": (
             "logits[-1] is the last sample. The last position of every sample is logits[:, -1].",
             lambda logits: logits[-1].argmax(dim=-1),
         ),
-        Mistake(
-            "the flat index of the whole batch",
+        "the flat index of the whole batch": (
             "argmax() without dim returns one position in the flattened tensor. Choose along the last axis.",
             lambda logits: logits[:, -1].argmax(),
         ),
-        Mistake(
-            "argmax over the prompts",
+        "argmax over the prompts": (
             "dim=0 is the axis of the prompts, so prompts were compared with each other. Choose along the last axis.",
             lambda logits: logits[:, -1].argmax(dim=0),
         ),
-        Mistake(
-            "scores instead of characters",
+        "scores instead of characters": (
             "max() gives the largest logit; argmax() gives the id of the character that has it.",
             lambda logits: logits[:, -1].max(dim=-1).values,
         ),
-    ),
+    },
 )
-
-
-# Exercise 6: one label per pixel
 
 
 def _pixel_cases(seed: int) -> list[tuple]:
@@ -394,48 +336,38 @@ PIXELS = Exercise(
     praise="Classes in dim 1, one decision per pixel, one number per picture.",
     reference=lambda logits, target: (logits.argmax(dim=1) == target).float().mean(dim=(1, 2)),
     cases=_pixel_cases,
-    mistakes=(
-        Mistake(
-            "argmax along the columns of the picture",
+    wrong_answers={
+        "argmax along the columns of the picture": (
             "In (N, C, H, W) the last axis is the width. The classes are in dim 1.",
             lambda logits, target: (logits.argmax(dim=-1) == target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "argmax over the pictures",
+        "argmax over the pictures": (
             "dim=0 runs over the pictures of the batch. The classes are in dim 1.",
             lambda logits, target: (logits.argmax(dim=0) == target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "softmax along the columns of the picture",
+        "softmax along the columns of the picture": (
             "softmax(dim=-1) lets the pixels of a row compete with each other. The classes compete, in dim 1; for the "
             "label no softmax is needed at all.",
             lambda logits, target: (logits.softmax(-1).argmax(1) == target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "one number for the whole batch",
+        "one number for the whole batch": (
             "Keep the pictures apart: take the mean over the axes (1, 2) only.",
             lambda logits, target: (logits.argmax(dim=1) == target).float().mean(),
         ),
-        Mistake(
-            "right and wrong swapped",
+        "right and wrong swapped": (
             "This is the share of wrong pixels.",
             lambda logits, target: (logits.argmax(dim=1) != target).float().mean(dim=(1, 2)),
         ),
-        Mistake(
-            "the share at each position of the picture, over the batch",
+        "the share at each position of the picture, over the batch": (
             "The mean ran over the pictures. Each picture shall keep its own number: take the mean over (1, 2).",
             lambda logits, target: (logits.argmax(dim=1) == target).float().mean(dim=0),
         ),
-        Mistake(
-            "counts instead of shares",
+        "counts instead of shares": (
             "Divide by the number of pixels: use mean, not sum.",
             lambda logits, target: (logits.argmax(dim=1) == target).float().sum(dim=(1, 2)),
         ),
-    ),
+    },
 )
-
-
-# Exercise 7: find and fix
 
 
 def _confidence_cases(seed: int) -> list[tuple]:
@@ -465,59 +397,49 @@ CONFIDENCE = Exercise(
     praise="Three bugs found. The temperature changes how sure an answer is, and never which.",
     reference=lambda logits, temperature: _read(torch.softmax(logits / temperature, dim=1)),
     cases=_confidence_cases,
-    mistakes=(
-        Mistake(
-            "the broken function unchanged",
+    wrong_answers={
+        "the broken function unchanged": (
             "Look for three bugs: what T does to the logits, which axis softmax works on, and over what the maximum "
             "is taken.",
             _confidence_with("times", "batch", "one maximum"),
         ),
-        Mistake(
-            "multiplying by the temperature",
+        "multiplying by the temperature": (
             "Hot means unsure: the logits are divided by T. Multiplying makes T = 3 sharper instead of softer.",
             _confidence_with("times"),
         ),
-        Mistake(
-            "softmax over the batch",
+        "softmax over the batch": (
             "dim=0 runs over the samples. The classes are in dim 1.",
             _confidence_with("batch"),
         ),
-        Mistake(
-            "one confidence for the whole batch",
+        "one confidence for the whole batch": (
             ".max() without dim gives the largest number of the whole tensor. Each sample has its own: .max(dim=1).",
             _confidence_with("one maximum"),
         ),
-        Mistake(
-            "one of three bugs fixed, the maximum",
+        "one of three bugs fixed, the maximum": (
             "Two are left: T multiplies where it should divide, and softmax runs over the samples (dim=0).",
             _confidence_with("times", "batch"),
         ),
-        Mistake(
-            "one of three bugs fixed, the axis of softmax",
+        "one of three bugs fixed, the axis of softmax": (
             "Two are left: T multiplies where it should divide, and one maximum serves the whole batch.",
             _confidence_with("times", "one maximum"),
         ),
-        Mistake(
-            "one of three bugs fixed, the temperature",
+        "one of three bugs fixed, the temperature": (
             "Two are left: softmax runs over the samples (dim=0), and one maximum serves the whole batch.",
             _confidence_with("batch", "one maximum"),
         ),
-        Mistake(
-            "the temperature applied to the probabilities",
+        "the temperature applied to the probabilities": (
             "Dividing probabilities by T makes them sum to 1/T. The temperature belongs to the logits.",
             lambda logits, temperature: _read(torch.softmax(logits, dim=1) / temperature),
         ),
-        Mistake(
-            "labels and confidence swapped",
+        "labels and confidence swapped": (
             "The values are right; return the labels first.",
             lambda logits, temperature: _read(torch.softmax(logits / temperature, dim=1))[::-1],
         ),
-        Mistake(
-            "the temperature forgotten",
+        "the temperature forgotten": (
             "This is the confidence at T = 1.",
             lambda logits, temperature: _read(torch.softmax(logits, dim=1)),
         ),
-    ),
+    },
 )
 
 EXERCISES = (TIMES, TUMOUR, SOFTMAX, LOSS, NEXT, PIXELS, CONFIDENCE)

@@ -1,11 +1,16 @@
-"""The exercises of chapter 6 and the mistakes they are known for."""
+"""The exercises of chapter 6 and the mistakes they are known for.
+
+Exercises: 1 normalising images; 2 the worst mistakes; 3 a threshold that keeps a promise; 4 two classifiers on the
+same images.
+"""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import generate_images, load_recorded_outputs
 from course_utils.foundation.seeding import make_generator
 
@@ -15,9 +20,6 @@ def _recorded(seed: int, count: int) -> tuple[Tensor, Tensor]:
     recorded = load_recorded_outputs()
     index = torch.randperm(len(recorded.test_target), generator=make_generator(seed))[:count]
     return recorded.test_logits[index], recorded.test_target[index]
-
-
-# Exercise 1: normalising images
 
 
 def _prepare_cases(seed: int) -> list[tuple]:
@@ -34,76 +36,51 @@ def _prepare(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images / 255 - _columns(mean)) / _columns(std)
 
 
-def _with_own_statistics(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    x = images / 255
-    return _prepare(images, x.mean((0, 2, 3)), x.std((0, 2, 3)))
-
-
 PREPARE = Exercise(
     name="capstone.prepare",
     praise="These are the numbers that the network was trained on.",
     reference=_prepare,
     cases=_prepare_cases,
     tolerance=1e-4,
-    mistakes=(
-        Mistake(
-            "pixels from 0 to 255",
+    wrong_answers={
+        "pixels from 0 to 255": (
             "mean and std are in units in which a pixel lies in [0, 1]: divide by 255 first.",
             lambda images, mean, std: (images - _columns(mean)) / _columns(std),
         ),
-        Mistake(
-            "the mean left in",
+        "the mean left in": (
             "Subtract the mean, then divide by the standard deviation.",
             lambda images, mean, std: images / 255 / _columns(std),
         ),
-        Mistake(
-            "divided before subtracting",
+        "divided before subtracting": (
             "The mean is that of the pixels, not of the scaled pixels: subtract first.",
             lambda images, mean, std: images / 255 / _columns(std) - _columns(mean),
         ),
-        Mistake(
-            "the batch's own statistics",
+        "the batch's own statistics": (
             "Then a picture's numbers depend on its neighbours (E46). Use the mean and std you were given.",
-            _with_own_statistics,
+            lambda images, *_: _prepare(images, (images / 255).mean((0, 2, 3)), (images / 255).std((0, 2, 3))),
         ),
-        Mistake(
-            "not divided by the spread",
+        "not divided by the spread": (
             "Divide by std as well.",
             lambda images, mean, std: images / 255 - _columns(mean),
         ),
-        Mistake(
-            "divided by the variance",
+        "divided by the variance": (
             "Divide by std, not by its square.",
-            lambda images, mean, std: (images / 255 - _columns(mean)) / _columns(std) ** 2,
+            lambda images, mean, std: _prepare(images, mean, std**2),
         ),
-        Mistake(
-            "whole-number division",
+        "whole-number division": (
             "images // 255 keeps only black and white. Use /, which gives floats.",
             lambda images, mean, std: (images // 255 - _columns(mean)) / _columns(std),
         ),
-        Mistake(
-            "channels along the wrong axis",
+        "channels along the wrong axis": (
             "mean[:, None, None] stands for the channels; a plain mean of shape (3,) meets the last axis, the width.",
             lambda images, mean, std: (images / 255 - mean) / std,
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: the worst mistakes
-
-
-def _worst_cases(seed: int) -> list[tuple]:
-    # 60 of 400 are more than are wrong, so right answers are among them.
-    return [(*_recorded(seed, 400), 60), (*_recorded(seed + 1, 1000), 5)]
 
 
 def _log_true(logits: Tensor, target: Tensor) -> Tensor:
     return logits.log_softmax(1).gather(1, target[:, None])[:, 0]
-
-
-def _worst(logits: Tensor, target: Tensor, k: int) -> Tensor:
-    return _log_true(logits, target).argsort()[:k]
 
 
 def _surest_mistakes(logits: Tensor, target: Tensor, k: int) -> Tensor:
@@ -114,44 +91,36 @@ def _surest_mistakes(logits: Tensor, target: Tensor, k: int) -> Tensor:
 WORST = Exercise(
     name="capstone.worst_mistakes",
     praise="Now look at these pictures: they teach more than the average.",
-    reference=_worst,
-    cases=_worst_cases,
-    mistakes=(
-        Mistake(
-            "the best pictures first",
+    reference=lambda logits, target, k: _log_true(logits, target).argsort()[:k],
+    # 60 of 400 are more than are wrong, so right answers are among them.
+    cases=lambda seed: [(*_recorded(seed, 400), 60), (*_recorded(seed + 1, 1000), 5)],
+    wrong_answers={
+        "the best pictures first": (
             "The least probability comes first: sort in ascending order.",
             lambda logits, target, k: _log_true(logits, target).argsort(descending=True)[:k],
         ),
-        Mistake(
-            "the least sure pictures",
+        "the least sure pictures": (
             "A picture can be unsure and right. What counts is the probability of its *true* class.",
             lambda logits, target, k: logits.softmax(1).max(1).values.argsort()[:k],
         ),
-        Mistake(
-            "raw logits compared between pictures",
+        "raw logits compared between pictures": (
             "Logits of two pictures have no common zero. Softmax makes them comparable.",
             lambda logits, target, k: logits.gather(1, target[:, None])[:, 0].argsort()[:k],
         ),
-        Mistake(
-            "the surest wrong answers",
+        "the surest wrong answers": (
             "Close, but the confidence in the wrong class is another quantity: the rest may lie on the true class.",
             _surest_mistakes,
         ),
-        Mistake(
-            "values instead of positions",
+        "values instead of positions": (
             "Return which pictures, not their probabilities: argsort instead of sort.",
             lambda logits, target, k: _log_true(logits, target).exp().sort().values[:k],
         ),
-        Mistake(
-            "softmax over the pictures",
+        "softmax over the pictures": (
             "dim=0 runs over the pictures; the classes are dim 1.",
             lambda logits, target, k: logits.softmax(0).gather(1, target[:, None])[:, 0].argsort()[:k],
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: a threshold that keeps a promise
 
 
 # Two dozen images, made by hand so that each known mistake gives another threshold.
@@ -177,13 +146,7 @@ def _promise_cases(seed: int) -> list[tuple]:
 
 
 def _promise(
-    confidence: Tensor,
-    right: Tensor,
-    max_error: float,
-    *,
-    strict: bool = False,
-    highest: bool = False,
-    of_all: bool = False,
+    confidence: Tensor, right: Tensor, max_error: float, *, strict=False, highest=False, of_all=False
 ) -> float:
     """The lowest threshold whose answers have at most the wanted error; each distinct confidence is tried."""
     kept = []
@@ -197,16 +160,13 @@ def _promise(
     return max(kept, default=math.inf) if highest else min(kept, default=math.inf)
 
 
-def _promise_without_ties(confidence: Tensor, right: Tensor, max_error: float) -> float:
+def _promise_one_by_one(confidence: Tensor, right: Tensor, max_error: float, *, to_first_failure=False) -> float:
+    """As if pictures of equal confidence could be answered apart."""
     order = confidence.argsort(descending=True, stable=True)
     error = (~right[order]).double().cumsum(0) / torch.arange(1, len(order) + 1)
-    return confidence[order][int(torch.nonzero(error <= max_error).max())].item()
-
-
-def _promise_at_first_failure(confidence: Tensor, right: Tensor, max_error: float) -> float:
-    order = confidence.argsort(descending=True, stable=True)
-    error = (~right[order]).double().cumsum(0) / torch.arange(1, len(order) + 1)
-    return confidence[order][max(0, int(torch.nonzero(error > max_error).min()) - 1)].item()
+    kept, broken = (torch.nonzero(places)[:, 0] for places in (error <= max_error, error > max_error))
+    last = max(0, int(broken.min()) - 1) if to_first_failure else int(kept.max())
+    return confidence[order][last].item()
 
 
 PROMISE = Exercise(
@@ -214,42 +174,33 @@ PROMISE = Exercise(
     praise="As many answers as the promise allows. Measure it on other pictures before you sign.",
     reference=_promise,
     cases=_promise_cases,
-    mistakes=(
-        Mistake(
-            "the highest threshold",
+    wrong_answers={
+        "the highest threshold": (
             "Any threshold that is high enough keeps the promise. The *lowest* answers the most pictures.",
-            lambda c, r, e: _promise(c, r, e, highest=True),
+            partial(_promise, highest=True),
         ),
-        Mistake(
-            "errors divided by all pictures",
+        "errors divided by all pictures": (
             "The promise is about the answered pictures: divide by their number.",
-            lambda c, r, e: _promise(c, r, e, of_all=True),
+            partial(_promise, of_all=True),
         ),
-        Mistake(
-            "greater instead of at least",
+        "greater instead of at least": (
             "A picture whose confidence equals the threshold is answered: >=.",
-            lambda c, r, e: _promise(c, r, e, strict=True),
+            partial(_promise, strict=True),
         ),
-        Mistake(
-            "stopped in the middle of equal confidences",
+        "stopped in the middle of equal confidences": (
             "Pictures of equal confidence are answered together or not at all. Try each distinct value.",
-            _promise_without_ties,
+            _promise_one_by_one,
         ),
-        Mistake(
-            "stopped at the first failure",
+        "stopped at the first failure": (
             "The error does not grow steadily: one early mistake may push it over the limit, and it falls back.",
-            _promise_at_first_failure,
+            partial(_promise_one_by_one, to_first_failure=True),
         ),
-        Mistake(
-            "one minus the error",
+        "one minus the error": (
             "A calibrated confidence of 0.98 is 98 % right *at that confidence*. All above it are better still.",
             lambda c, r, e: 1 - e,
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: two classifiers on the same images
 
 
 def _paired_cases(seed: int) -> list[tuple]:
@@ -281,34 +232,26 @@ PAIRED = Exercise(
     praise="Pictures on which both agree say nothing about the difference, and no longer blur it.",
     reference=_paired,
     cases=_paired_cases,
-    mistakes=(
-        Mistake(
-            "two separate samples",
+    wrong_answers={
+        "two separate samples": (
             "Both classifiers saw the same pictures. Take the difference picture by picture (−1, 0 or 1), then its "
             "standard error; adding two variances makes it about twice as large or more.",
             _unpaired,
         ),
-        Mistake(
-            "the first minus the second",
-            "Positive means that the second is better.",
-            lambda a, b, t: _paired(b, a, t),
-        ),
-        Mistake(
-            "the spread of single pictures",
+        "the first minus the second": ("Positive means that the second is better.", lambda a, b, t: _paired(b, a, t)),
+        "the spread of single pictures": (
             "A standard error is the standard deviation divided by the root of the number of pictures.",
             lambda a, b, t: (_paired(a, b, t)[0], _differences(a, b, t).std().item()),
         ),
-        Mistake(
-            "divided by n instead of its root",
+        "divided by n instead of its root": (
             "The standard error falls with the *square root* of the number of pictures.",
             lambda a, b, t: (_paired(a, b, t)[0], (_differences(a, b, t).std() / len(t)).item()),
         ),
-        Mistake(
-            "different answers counted",
+        "different answers counted": (
             "Where the two differ, both may be wrong. Compare each with the true class.",
             lambda a, b, t: ((a != b).double().mean().item(), ((a != b).double().std() / len(t) ** 0.5).item()),
         ),
-    ),
+    },
 )
 
 EXERCISES = (PREPARE, WORST, PROMISE, PAIRED)

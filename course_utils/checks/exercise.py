@@ -6,8 +6,6 @@ function returned explains it, and its hint is shown. So the catalogue of mistak
 each entry is code, and the tests feed each one to the check and expect its own hint.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Callable
@@ -50,7 +48,8 @@ class Exercise:
         praise: said when the answer is right; one sentence on what it is good for.
         reference: a right answer.
         cases: seed → list of argument tuples, drawn from real data.
-        mistakes: the catalogue; at the first match the search stops, so the special ones stand before the general ones.
+        wrong_answers: the catalogue of known mistakes: name → (what to tell the learner, the wrong code itself). At the
+            first match the search stops, so the special ones stand before the general ones.
         observe: runs an answer on one case and returns what is compared; by default the value it returns.
         tolerance: absolute and relative, on floating point values.
     """
@@ -59,9 +58,13 @@ class Exercise:
     praise: str
     reference: Callable
     cases: Callable[[int], list[tuple]]
-    mistakes: tuple[Mistake, ...]
+    wrong_answers: dict[str, tuple[str, Callable]]
     observe: Callable[..., Any] = lambda answer, *arguments: answer(*arguments)
     tolerance: float = 1e-5
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        return tuple(Mistake(name, hint, answer) for name, (hint, answer) in self.wrong_answers.items())
 
 
 def check(name: str, answer: Callable, *, seed: int = 0) -> None:
@@ -240,14 +243,10 @@ def _difference(expected: Any, got: Any, tolerance: float) -> str | None:
         values = torch.tensor([float(got), float(expected)], dtype=torch.float64)
         close = torch.isclose(values[0], values[1], rtol=tolerance, atol=tolerance, equal_nan=True)
         return None if close else f"It is off by {float(got) - expected:+.4g}."
-    if type(expected) is not type(got) or not _equal(expected, got):
+    # Objects without an own == (scalers, texts) are arguments: the same kind is all that can be asked.
+    if type(expected) is not type(got) or not (expected == got or type(expected).__eq__ is object.__eq__):
         return f"It must be {_show(expected)}."
     return None
-
-
-def _equal(expected: Any, got: Any) -> bool:
-    # Objects without an own == (scalers, texts) are arguments: the same kind is all that can be asked.
-    return expected == got or type(expected).__eq__ is object.__eq__
 
 
 def _tensor_difference(expected: Tensor, got: Any, tolerance: float) -> str | None:

@@ -1,14 +1,17 @@
-"""The exercises of chapter 8 and the mistakes they are known for."""
+"""The exercises of chapter 8 and the mistakes they are known for.
+
+Exercises: 1 an interval over seeds; 2 choose, then report; 3 is it the setting, or luck?; 4 the homework.
+"""
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
 from course_utils.homework import Comparison, compare, requirements
@@ -23,9 +26,6 @@ def _comparison(data: str) -> Comparison:
 
 def _validation(data: str) -> Tensor:
     return torch.from_numpy(_comparison(data).matrix("validation"))  # (settings, seeds)
-
-
-# Exercise 1: an interval over seeds
 
 
 def _interval_cases(seed: int) -> list[tuple]:
@@ -48,42 +48,33 @@ INTERVAL = Exercise(
     tolerance=1e-4,  # 1.96 and 1.95996 are the same mistake
     reference=_interval,
     cases=_interval_cases,
-    mistakes=(
-        Mistake(
-            "the normal quantile",
+    wrong_answers={
+        "the normal quantile": (
             "With eight seeds the spread itself is uncertain: t with n − 1 degrees of freedom, not 1.96.",
-            lambda values: _interval(values, quantile=1.96),
+            partial(_interval, quantile=1.96),
         ),
-        Mistake(
-            "the spread of single runs",
+        "the spread of single runs": (
             "The interval of a *mean* shrinks with the number of seeds: divide by √n.",
-            lambda values: _interval(values, root=False),
+            partial(_interval, root=False),
         ),
-        Mistake(
-            "divided by n",
+        "divided by n": (
             "The mean was estimated from the same values: the standard deviation divides by n − 1.",
-            lambda values: _interval(values, correction=0),
+            partial(_interval, correction=0),
         ),
-        Mistake(
-            "one side only",
+        "one side only": (
             "Both sides have 2.5 %, so the quantile is 0.975, not 0.95.",
             lambda values: _interval(values, quantile=stats.t.ppf(0.95, len(values) - 1)),
         ),
-        Mistake(
-            "n degrees of freedom",
+        "n degrees of freedom": (
             "One is used up by the mean: n − 1.",
             lambda values: _interval(values, quantile=stats.t.ppf(0.975, len(values))),
         ),
-        Mistake(
-            "smallest and largest run",
+        "smallest and largest run": (
             "The range grows with the number of seeds; the interval of the mean shrinks.",
             lambda values: (values.min().item(), values.max().item()),
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: choose, then report
 
 
 def _choose_cases(seed: int) -> list[tuple]:
@@ -111,24 +102,20 @@ CHOOSE = Exercise(
     praise="The test part had no say, so its figure is the one to print.",
     reference=_choose,
     cases=_choose_cases,
-    mistakes=(
-        Mistake(
-            "chosen on test",
+    wrong_answers={
+        "chosen on test": (
             "If the test part chooses, nothing is left that is not flattered.",
             lambda v, t: _choose(v, t, int(t.mean(1).argmax())),
         ),
-        Mistake(
-            "the single best run",
+        "the single best run": (
             "One lucky seed must not decide: compare the means over the seeds.",
             lambda v, t: _choose(v, t, int(v.max(1).values.argmax())),
         ),
-        Mistake(
-            "the validation figure reported",
+        "the validation figure reported": (
             "That figure made the choice. Report the test figure of the chosen setting.",
             lambda v, t: (int(v.mean(1).argmax()), v.mean(1).max().item(), 0.0),
         ),
-        Mistake(
-            "the best test figure reported",
+        "the best test figure reported": (
             "Report the test figure *of the chosen setting*, not the best one.",
             lambda v, t: (
                 int(v.mean(1).argmax()),
@@ -136,21 +123,16 @@ CHOOSE = Exercise(
                 v.mean(1).max().item() - t.mean(1).max().item(),
             ),
         ),
-        Mistake(
-            "the optimism with the wrong sign",
+        "the optimism with the wrong sign": (
             "Optimism is validation minus test: positive where validation promised too much.",
             lambda v, t: (*_choose(v, t)[:2], -_choose(v, t)[2]),
         ),
-        Mistake(
-            "means over the settings",
+        "means over the settings": (
             "Rows are settings, columns seeds: the mean over the seeds is over dim 1.",
             lambda v, t: _choose(v, t, int(v.mean(0).argmax())),
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: is it the setting, or luck?
 
 
 def _paired_cases(seed: int) -> list[tuple]:
@@ -161,41 +143,30 @@ def _paired_cases(seed: int) -> list[tuple]:
     return [*cases, cases[0][::-1]]  # the difference in both signs
 
 
-def _paired_p(first: Tensor, second: Tensor) -> float:
-    return float(stats.ttest_rel(first.numpy(), second.numpy()).pvalue)
-
-
 PAIRED = Exercise(
     name="homework.paired_p_value",
     praise="Now the luck of the splits, which both share, has dropped out.",
-    reference=_paired_p,
+    reference=lambda a, b: float(stats.ttest_rel(a.numpy(), b.numpy()).pvalue),
     cases=_paired_cases,
-    mistakes=(
-        Mistake(
-            "two independent samples",
+    wrong_answers={
+        "two independent samples": (
             "Entry i of both is the same seed, so the same split: stats.ttest_rel, not stats.ttest_ind.",
             lambda a, b: float(stats.ttest_ind(a.numpy(), b.numpy()).pvalue),
         ),
-        Mistake(
-            "Welch's test",
+        "Welch's test": (
             "It, too, takes the samples as independent. They are pairs: stats.ttest_rel.",
             lambda a, b: float(stats.ttest_ind(a.numpy(), b.numpy(), equal_var=False).pvalue),
         ),
-        Mistake(
-            "one side only",
+        "one side only": (
             "You did not know beforehand which is better: two-sided.",
             lambda a, b: float(stats.ttest_rel(a.numpy(), b.numpy(), alternative="greater").pvalue),
         ),
-        Mistake(
-            "the statistic instead of the p-value",
+        "the statistic instead of the p-value": (
             "The result has both; return its .pvalue.",
             lambda a, b: float(stats.ttest_rel(a.numpy(), b.numpy()).statistic),
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: the homework
 
 
 def _observe_homework(answer: Callable[[], Comparison]) -> dict:
@@ -214,46 +185,36 @@ def _hand_in(grid, seeds: int = 5, data="iris") -> Comparison:
     return compare(grid, data=data, seeds=seeds, epochs=30, progress=False)
 
 
-def _own_data() -> tuple[Tensor, Tensor]:
-    split = load_split("iris")
-    return split.x_train, split.y_train
-
-
 HOMEWORK = Exercise(
     name="homework.comparison",
     praise="A fair comparison. Now the part that no machine can grade: what does it show?",
     reference=lambda: _hand_in({"lr": [0.03, 0.3], "hidden_features": [4, 16]}),
     cases=lambda seed: [()],
     observe=_observe_homework,
-    mistakes=(
-        Mistake(
-            "too few seeds",
+    wrong_answers={
+        "too few seeds": (
             "With one run of each setting nobody can tell a setting from luck, and below five seeds an interval says "
             "little. Take five or more.",
             lambda: _hand_in({"lr": [0.03, 0.3]}, seeds=3),
         ),
-        Mistake(
-            "a single setting",
+        "a single setting": (
             "There is nothing to compare. Give at least one hyperparameter several values.",
             lambda: _hand_in({"lr": 0.3}),
         ),
-        Mistake(
-            "two things changed at once",
+        "two things changed at once": (
             "If both differ, nobody can say which of them did it. Change one thing at a time, or run all combinations. "
             "(Tuning each optimizer in its own range is fair too, but the check cannot see it: run the full grid.)",
             lambda: _hand_in([{"lr": 0.03, "hidden_features": 4}, {"lr": 0.3, "hidden_features": 16}]),
         ),
-        Mistake(
-            "data of your own",
+        "data of your own": (
             "Nobody else has them, so nobody can repeat a run. Hand in a comparison on iris, digits or breast_cancer.",
-            lambda: _hand_in({"lr": [0.03, 0.3]}, data=_own_data()),
+            lambda: _hand_in({"lr": [0.03, 0.3]}, data=(load_split("iris").x_train, load_split("iris").y_train)),
         ),
-        Mistake(
-            "the summary instead of the comparison",
+        "the summary instead of the comparison": (
             "Return the object that compare returns; its summary can be made from it, and not the other way.",
             lambda: _hand_in({"lr": [0.03, 0.3]}).summary(),
         ),
-    ),
+    },
 )
 
 EXERCISES = (INTERVAL, CHOOSE, PAIRED, HOMEWORK)

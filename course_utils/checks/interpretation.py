@@ -1,22 +1,19 @@
-"""The exercises of chapter 2 and the mistakes they are known for."""
+"""The exercises of chapter 2 and the mistakes they are known for.
+
+Exercises: 1 the smallest margins; 2 the width of a conformal interval; 3 IoU, find and fix; 4 top-p.
+"""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from course_utils.checks.basics import bigram_logits, linear_logits, some
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import generate_scenes, load_text
 from course_utils.foundation.seeding import make_generator
-
-# Exercise 1: the smallest margins
-
-
-def _margin_cases(seed: int) -> list[tuple]:
-    logits = linear_logits("digits")
-    return [(some(logits, 200, seed), 40), (some(logits, 30, seed + 1), 3)]
 
 
 def _margin(values: Tensor) -> Tensor:
@@ -28,43 +25,34 @@ MARGINS = Exercise(
     name="interpretation.smallest_margins",
     praise="These are the pictures to look at first.",
     reference=lambda logits, k: _margin(logits.softmax(1)).argsort()[:k],
-    cases=_margin_cases,
-    mistakes=(
-        Mistake(
-            "the largest margins",
+    cases=lambda seed: [(some(linear_logits("digits"), n, seed + i), k) for i, n, k in ((0, 200, 40), (1, 30, 3))],
+    wrong_answers={
+        "the largest margins": (
             "These are the samples the model is most sure of. argsort sorts from small to large: take the first k.",
             lambda logits, k: _margin(logits.softmax(1)).argsort(descending=True)[:k],
         ),
-        Mistake(
-            "the right ones in reverse order",
+        "the right ones in reverse order": (
             "Smallest margin first: do not sort the chosen ones the other way round.",
             lambda logits, k: _margin(logits.softmax(1)).argsort()[:k].flip(0),
         ),
-        Mistake(
-            "the smallest confidences",
+        "the smallest confidences": (
             "A low confidence is not yet a small margin: the margin also looks at the runner-up.",
             lambda logits, k: logits.softmax(1).amax(1).argsort()[:k],
         ),
-        Mistake(
-            "margins between logits",
+        "margins between logits": (
             "The margin is meant in probability. Put softmax first.",
             lambda logits, k: _margin(logits).argsort()[:k],
         ),
-        Mistake(
-            "the margins instead of the indices",
+        "the margins instead of the indices": (
             "argsort gives the indices, sort the values.",
             lambda logits, k: _margin(logits.softmax(1)).sort().values[:k],
         ),
-        Mistake(
-            "softmax over the batch",
+        "softmax over the batch": (
             "dim=0 runs over the samples. The classes are in dim 1.",
             lambda logits, k: _margin(logits.softmax(0)).argsort()[:k],
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: the width of a conformal interval
 
 
 def _interval_cases(seed: int) -> list[tuple]:
@@ -86,43 +74,34 @@ WIDTH = Exercise(
     praise="With too few samples the honest answer is an infinite interval.",
     reference=lambda errors, coverage: _width(errors, math.ceil((len(errors) + 1) * coverage)),
     cases=_interval_cases,
-    mistakes=(
-        Mistake(
-            "n instead of n + 1",
+    wrong_answers={
+        "n instead of n + 1": (
             "The new sample counts too: the rank is ⌈(n + 1)·coverage⌉, rounded up. Without the +1, or rounded down, "
             "the interval is a little too narrow, most of all for few samples.",
             lambda errors, coverage: _width(errors, math.ceil(len(errors) * coverage)),
         ),
-        Mistake(
-            "an interpolated quantile",
+        "an interpolated quantile": (
             "torch.quantile interpolates between two errors and leaves out the +1. Take the sorted error of the rank.",
             lambda errors, coverage: errors.quantile(coverage).item(),
         ),
-        Mistake(
-            "a rank counted from 0",
+        "a rank counted from 0": (
             "The rank counts from 1 and Python's index from 0: take [rank - 1].",
             lambda errors, coverage: _width(errors, math.ceil((len(errors) + 1) * coverage) + 1),
         ),
-        Mistake(
-            "the complement",
+        "the complement": (
             "This is the error that only 1 − coverage of the samples stay below.",
             lambda errors, coverage: _width(errors, math.ceil((len(errors) + 1) * (1 - coverage))),
         ),
-        Mistake(
-            "a multiple of the standard deviation",
+        "a multiple of the standard deviation": (
             "±1.645 standard deviations hold 90 % only of a normal distribution. Errors rarely have one.",
             lambda errors, coverage: 1.645 * errors.std().item(),
         ),
-    ),
+    },
 )
 
 
-# Exercise 3: IoU, find and fix
-
-
 def _iou_cases(seed: int) -> list[tuple]:
-    scenes = generate_scenes(4, max_objects=9, seed=seed)
-    boxes = torch.cat(scenes.boxes)
+    boxes = torch.cat(generate_scenes(4, max_objects=9, seed=seed).boxes)
     jitter = 3 * torch.rand(boxes.shape, generator=make_generator(seed))
     return [(boxes, boxes + jitter), (boxes[:3], boxes[3:5])]
 
@@ -148,39 +127,31 @@ IOU = Exercise(
     praise="Far apart is 0, the same box is 1.",
     reference=box_iou,
     cases=_iou_cases,
-    mistakes=(
-        Mistake(
-            "the broken function unchanged",
+    wrong_answers={
+        "the broken function unchanged": (
             "There are two bugs: what happens to negative widths and heights, and how often the shared area counts.",
             _iou_with("negative", "union"),
         ),
-        Mistake(
-            "the shared area counted twice in the union",
+        "the shared area counted twice in the union": (
             "area(a) + area(b) holds the shared area two times: subtract it once.",
             _iou_with("union"),
         ),
-        Mistake(
-            "negative widths and heights",
+        "negative widths and heights": (
             "Boxes apart have a negative width or height. If both are negative, their product is positive again: clamp "
             "each at 0.",
             _iou_with("negative"),
         ),
-        Mistake(
-            "the product clamped instead of its factors",
+        "the product clamped instead of its factors": (
             "Two negative factors make a positive product, which a clamp lets through. Clamp width and height.",
             _iou_with("negative", "late"),
         ),
-        Mistake(
-            "the boxes read as centre and size",
+        "the boxes read as centre and size": (
             "They are corners already: x1, y1, x2, y2.",
             lambda a, b: box_iou(box_convert(a, "cxcywh", "xyxy"), box_convert(b, "cxcywh", "xyxy")),
         ),
-        Mistake("the table transposed", "Rows are the boxes of a, columns those of b.", lambda a, b: box_iou(b, a)),
-    ),
+        "the table transposed": ("Rows are the boxes of a, columns those of b.", lambda a, b: box_iou(b, a)),
+    },
 )
-
-
-# Exercise 4: top-p
 
 
 def _top_p_cases(seed: int) -> list[tuple]:
@@ -205,29 +176,25 @@ TOP_P = Exercise(
     praise="The token that crosses p stays, the tail goes, and the rest sums to 1.",
     reference=_top_p,
     cases=_top_p_cases,
-    mistakes=(
-        Mistake(
-            "the token that crosses p left out",
+    wrong_answers={
+        "the token that crosses p left out": (
             "The kept probabilities must *reach* p. Ask for the sum before each token: cumsum − its own p_i < p.",
-            lambda logits, p: _top_p(logits, p, before=False),
+            partial(_top_p, before=False),
         ),
-        Mistake(
-            "probabilities that do not sum to 1 any more",
+        "probabilities that do not sum to 1 any more": (
             "Divide by their sum at the end.",
-            lambda logits, p: _top_p(logits, p, renormalise=False),
+            partial(_top_p, renormalise=False),
         ),
-        Mistake(
-            "probabilities in sorted order",
+        "probabilities in sorted order": (
             "Write them back to the places of their tokens: result[order[keep]] = …",
-            lambda logits, p: _top_p(logits, p, ordered=True),
+            partial(_top_p, ordered=True),
         ),
-        Mistake(
-            "every token with a probability of at least p",
+        "every token with a probability of at least p": (
             "p is a sum over the kept tokens, not a limit for each.",
             lambda logits, p: torch.where(logits.softmax(0) >= p, logits.softmax(0), 0),
         ),
-        Mistake("no token cut off", "This is plain softmax.", lambda logits, p: logits.softmax(0)),
-    ),
+        "no token cut off": ("This is plain softmax.", lambda logits, p: logits.softmax(0)),
+    },
 )
 
 EXERCISES = (MARGINS, WIDTH, IOU, TOP_P)

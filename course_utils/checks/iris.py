@@ -1,7 +1,11 @@
-"""The exercises of chapter 7 and the mistakes they are known for."""
+"""The exercises of chapter 7 and the mistakes they are known for.
+
+Exercises: 1 count by hand; 2 the loss of a data set that comes in batches; 3 measure, and leave no trace; 4 how much
+is 30 of 30?; 5 one flower from the garden.
+"""
 
 import math
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.foundation.evaluation import evaluation_mode
 from course_utils.foundation.seeding import isolated_randomness, make_generator
 from course_utils.iris import MLP, load_iris_split, train
@@ -24,14 +28,6 @@ def _trained_model(dropout: float = 0.0) -> nn.Module:
     return model
 
 
-# Exercise 1: count by hand
-
-
-def _count_cases(seed: int) -> list[tuple]:
-    widths = torch.randint(2, 40, (4,), generator=make_generator(seed)).tolist()
-    return [([4, 10, 3],), (widths,), ([64, 10],)]
-
-
 def _count(sizes: list[int]) -> int:
     return sum(a * b + b for a, b in pairwise(sizes))
 
@@ -40,38 +36,34 @@ COUNT = Exercise(
     name="iris.count_mlp_parameters",
     praise="Each unit has one weight per input and one bias.",
     reference=_count,
-    cases=_count_cases,
-    mistakes=(
-        Mistake(
-            "the biases are missing",
+    cases=lambda seed: [
+        ([4, 10, 3],),
+        (torch.randint(2, 40, (4,), generator=make_generator(seed)).tolist(),),
+        ([64, 10],),
+    ],
+    wrong_answers={
+        "the biases are missing": (
             "Each unit of a layer also has a bias: add the layer's width.",
             lambda sizes: sum(a * b for a, b in pairwise(sizes)),
         ),
-        Mistake(
-            "one bias per layer",
+        "one bias per layer": (
             "The bias is a vector with one entry per unit, not one number for the layer.",
             lambda sizes: sum(a * b + 1 for a, b in pairwise(sizes)),
         ),
-        Mistake(
-            "a bias per input",
+        "a bias per input": (
             "The biases belong to the units that a layer produces, not to its inputs: add the second width.",
             lambda sizes: sum(a * b + a for a, b in pairwise(sizes)),
         ),
-        Mistake(
-            "biases for the input layer too",
+        "biases for the input layer too": (
             "The inputs are data. They have neither weights nor biases.",
             lambda sizes: _count(sizes) + sizes[0],
         ),
-        Mistake(
-            "all widths multiplied",
+        "all widths multiplied": (
             "Layers follow each other, so their counts are added, one product for each pair of neighbours.",
             lambda sizes: math.prod(sizes),
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: the loss of a data set that comes in batches
 
 
 def _loss_cases(seed: int) -> list[tuple]:
@@ -92,41 +84,33 @@ LOSS = Exercise(
     praise="Every sample counts once, whatever batch it came in.",
     reference=lambda model, batches: sum(_batch_losses(model, batches, "sum")) / sum(len(y) for _, y in batches),
     cases=_loss_cases,
-    mistakes=(
-        Mistake(
-            "the mean of batch means",
+    wrong_answers={
+        "the mean of batch means": (
             "The last batch has one sample, and its loss counts as much as the 64 others together. Add up the sums "
             "(reduction='sum'), count the samples, divide once at the end.",
             lambda model, batches: sum(_batch_losses(model, batches, "mean")) / len(batches),
         ),
-        Mistake(
-            "a sum that is never divided",
+        "a sum that is never divided": (
             "Divide by the number of samples. Otherwise the loss of a larger data set looks worse.",
             lambda model, batches: sum(_batch_losses(model, batches, "sum")),
         ),
-        Mistake(
-            "sums divided by the number of batches",
+        "sums divided by the number of batches": (
             "Divide by the number of samples, not of batches.",
             lambda model, batches: sum(_batch_losses(model, batches, "sum")) / len(batches),
         ),
-        Mistake(
-            "the loss of the last batch",
+        "the loss of the last batch": (
             "The variable is overwritten in each round. Add to it instead.",
             lambda model, batches: _batch_losses(model, batches, "mean")[-1],
         ),
-        Mistake(
-            "softmax before cross_entropy",
+        "softmax before cross_entropy": (
             "F.cross_entropy wants logits; it applies log-softmax itself. With softmax in front it is applied twice.",
             lambda model, batches: (
                 sum(F.cross_entropy(model(x).softmax(1), y, reduction="sum").item() for x, y in batches)
                 / sum(len(y) for _, y in batches)
             ),
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: measure, and leave no trace
 
 
 def _evaluate_cases(seed: int) -> list[tuple]:
@@ -148,13 +132,10 @@ def _share_right(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return (model(x).argmax(1) == y).float().mean().item()
 
 
-def _evaluate(model: nn.Module, x: Tensor, y: Tensor) -> float:
+def _evaluate(model: nn.Module, x: Tensor, y: Tensor, *, number=True) -> float | Tensor:
     with evaluation_mode(model), torch.no_grad():
-        return _share_right(model, x, y)
-
-
-def _evaluate_and_stay(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    return _share_right(model.eval(), x, y)
+        share = (model(x).argmax(1) == y).float().mean()
+    return share.item() if number else share
 
 
 def _evaluate_then_train(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -163,50 +144,37 @@ def _evaluate_then_train(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return value
 
 
-def _evaluate_tensor(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    with evaluation_mode(model):
-        return (model(x).argmax(1) == y).float().mean()
-
-
 EVALUATE = Exercise(
     name="iris.evaluate",
     praise="Dropout was off while you measured, and the model is in the mode it came in.",
     reference=_evaluate,
     cases=_evaluate_cases,
     observe=_observe_evaluation,
-    mistakes=(
-        Mistake(
-            "train mode left on",
+    wrong_answers={
+        "train mode left on": (
             "Dropout switched hidden units off while you measured, so the accuracy is that of a damaged model and "
             "differs in each call. Call model.eval() before. torch.no_grad() does not do it: it only stops the graph.",
             _share_right,
         ),
-        Mistake(
-            "the model left in eval mode",
+        "the model left in eval mode": (
             "The accuracy is right, but the caller's next training epoch would run without dropout. Remember "
             "model.training before, and restore it with model.train(mode).",
-            _evaluate_and_stay,
+            lambda model, x, y: _share_right(model.eval(), x, y),
         ),
-        Mistake(
-            "the model always put into train mode",
+        "the model always put into train mode": (
             "It may have come in eval mode. Remember model.training before, and restore that.",
             _evaluate_then_train,
         ),
-        Mistake(
-            "a tensor instead of a number",
+        "a tensor instead of a number": (
             "Return a Python float: .item() at the end.",
-            _evaluate_tensor,
+            partial(_evaluate, number=False),
         ),
-        Mistake(
-            "argmax over the batch",
+        "argmax over the batch": (
             "argmax(dim=0) finds the sample with the largest logit of each class. The classes are in dim 1.",
             lambda model, x, y: (model.eval()(x).argmax(0) == y).float().mean().item(),
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: how much is 30 of 30?
 
 
 def _interval_cases(seed: int) -> list[tuple]:
@@ -220,9 +188,9 @@ def _wilson(correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return (middle - half) / (n + z * z), (middle + half) / (n + z * z)
 
 
-def _wald(correct: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def _wald(correct: int, n: int) -> tuple[float, float]:
     p = correct / n
-    half = z * math.sqrt(p * (1 - p) / n)
+    half = 1.96 * math.sqrt(p * (1 - p) / n)
     return p - half, p + half
 
 
@@ -232,32 +200,25 @@ INTERVAL = Exercise(
     reference=_wilson,
     cases=_interval_cases,
     tolerance=1e-4,
-    mistakes=(
-        Mistake(
-            "the textbook interval p ± z·√(p(1−p)/n)",
+    wrong_answers={
+        "the textbook interval p ± z·√(p(1−p)/n)": (
             "At 30 of 30 it has no width, as if you were certain. Wilson's interval keeps one.",
             _wald,
         ),
-        Mistake(
-            "z forgotten",
+        "z forgotten": (
             "This is one standard error on each side, about 68 %. For 95 % use z = 1.96.",
-            lambda correct, n: _wilson(correct, n, z=1.0),
+            partial(_wilson, z=1.0),
         ),
-        Mistake(
-            "the z of a 90 % interval",
+        "the z of a 90 % interval": (
             "1.645 leaves 5 % on each side. For 95 % in the middle each side gets 2.5 %: z = 1.96.",
-            lambda correct, n: _wilson(correct, n, z=1.645),
+            partial(_wilson, z=1.645),
         ),
-        Mistake(
-            "division by n",
+        "division by n": (
             "The denominator is n + z², not n.",
             lambda correct, n: tuple(end * (n + 1.96**2) / n for end in _wilson(correct, n)),
         ),
-    ),
+    },
 )
-
-
-# Exercise 5: one flower from the garden
 
 
 def _flower_cases(seed: int) -> list[tuple]:
@@ -294,37 +255,32 @@ FLOWER = Exercise(
     reference=lambda model, scaler, flower: _read_flower(model, _scaled(scaler, flower)),
     cases=_flower_cases,
     tolerance=1e-4,
-    mistakes=(
-        Mistake(
-            "centimetres fed to a model that learned from scaled values",
+    wrong_answers={
+        "centimetres fed to a model that learned from scaled values": (
             "The model saw numbers between 0 and 1 in training. Send the flower through scaler.transform first.",
             lambda model, scaler, flower: _read_flower(model, torch.tensor([flower])),
         ),
-        Mistake(
-            "scaled by its own minimum and maximum",
+        "scaled by its own minimum and maximum": (
             "One flower knows nothing of the others' range. The scaler was fitted on the training part: use "
             "scaler.transform.",
             lambda model, scaler, flower: _read_flower(model, _own_scaling(flower)),
         ),
-        Mistake(
-            "a scaler fitted anew on one flower",
+        "a scaler fitted anew on one flower": (
             "fit_transform forgets the training data's range, and one sample has none: every feature becomes 0. Use "
             "scaler.transform.",
             lambda model, scaler, flower: _read_flower(model, torch.zeros(1, 4)),
         ),
-        Mistake(
-            "the largest logit as confidence",
+        "the largest logit as confidence": (
             "A logit is no probability. Put softmax between.",
             lambda model, scaler, flower: _top_logit(model, _scaled(scaler, flower)),
         ),
-        Mistake(
-            "scaled twice",
+        "scaled twice": (
             "The values went through scaler.transform two times.",
             lambda model, scaler, flower: _read_flower(
                 model, torch.as_tensor(scaler.transform(scaler.transform([flower]))).float()
             ),
         ),
-    ),
+    },
 )
 
 EXERCISES = (COUNT, LOSS, EVALUATE, INTERVAL, FLOWER)

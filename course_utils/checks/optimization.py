@@ -1,15 +1,19 @@
-"""The exercises of chapter 3 and the mistakes they are known for."""
+"""The exercises of chapter 3 and the mistakes they are known for.
+
+Exercises: 1 the cheapest threshold; 2 the calibration error; 3 an ensemble, find and fix; 4 mutual information.
+"""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from course_utils.checks.basics import linear_logits, some
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
 from course_utils.optimization import expected_calibration_error
-
-# Exercise 1: the cheapest threshold
 
 
 def _binary_data(seed: int, count: int) -> tuple[Tensor, Tensor]:
@@ -40,33 +44,26 @@ COST = Exercise(
     praise="The price of the errors moves the threshold.",
     reference=_cheapest,
     cases=_cost_cases,
-    mistakes=(
-        Mistake(
-            "the costs swapped",
+    wrong_answers={
+        "the costs swapped": (
             "A *missed positive* costs `missed`, a false alarm costs 1.",
             lambda p, y, missed: _cheapest(p, y, 1.0, alarm=missed),
         ),
-        Mistake(
-            "both errors at the same price",
+        "both errors at the same price": (
             "The misses must be multiplied by `missed`.",
             lambda p, y, missed: _cheapest(p, y, 1.0),
         ),
-        Mistake(
-            "a fixed grid of thresholds",
+        "a fixed grid of thresholds": (
             "The best threshold lies between two points of a grid. Try the probabilities that occur.",
             lambda p, y, missed: _cheapest(p, y, missed, value=torch.linspace(0, 1, 100)),
         ),
-        Mistake(
-            "the lowest of equal thresholds",
+        "the lowest of equal thresholds": (
             "Among thresholds of equal cost take the highest.",
-            lambda p, y, missed: _cheapest(p, y, missed, last=False),
+            partial(_cheapest, last=False),
         ),
-        Mistake("the conventional 0.5", "0.5 is a convention; the costs decide.", lambda p, y, missed: 0.5),
-    ),
+        "the conventional 0.5": ("0.5 is a convention; the costs decide.", lambda p, y, missed: 0.5),
+    },
 )
-
-
-# Exercise 2: the calibration error
 
 
 def _ece_cases(seed: int) -> list[tuple]:
@@ -96,28 +93,9 @@ def _read(probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return confidence, (label == target).float()
 
 
-def _ece_unweighted(probabilities: Tensor, target: Tensor) -> float:
-    return _bin_gaps(*_read(probabilities, target))[1].abs().mean().item()
-
-
-def _ece_signed(probabilities: Tensor, target: Tensor) -> float:
-    shares, gaps = _bin_gaps(*_read(probabilities, target))
-    return (shares * gaps).sum().item()
-
-
-def _ece_squared(probabilities: Tensor, target: Tensor) -> float:
-    shares, gaps = _bin_gaps(*_read(probabilities, target))
-    return (shares * gaps.square()).sum().item()
-
-
-def _ece_of_column_one(probabilities: Tensor, target: Tensor) -> float:
-    shares, gaps = _bin_gaps(probabilities[:, 1], (target == 1).float())
-    return (shares * gaps.abs()).sum().item()
-
-
-def _ece_without_bins(probabilities: Tensor, target: Tensor) -> float:
-    confidence, correct = _read(probabilities, target)
-    return (confidence.mean() - correct.mean()).abs().item()
+def _ece_with(total: Callable[[Tensor, Tensor], Tensor], read: Callable = _read) -> Callable[[Tensor, Tensor], float]:
+    """An answer that adds up the bins' shares and gaps in another way."""
+    return lambda probabilities, target: total(*_bin_gaps(*read(probabilities, target))).item()
 
 
 ECE = Exercise(
@@ -126,43 +104,31 @@ ECE = Exercise(
     reference=lambda probabilities, target: expected_calibration_error(probabilities, target, n_bins=10),
     cases=_ece_cases,
     tolerance=1e-4,
-    mistakes=(
-        Mistake(
-            "no bins at all",
+    wrong_answers={
+        "no bins at all": (
             "This is the difference of mean confidence and accuracy. Too sure here and too unsure there cancel; the "
             "bins keep them apart.",
-            _ece_without_bins,
+            lambda p, y: (p.amax(1).mean() - (p.argmax(1) == y).float().mean()).abs().item(),
         ),
-        Mistake(
-            "gaps that cancel",
+        "gaps that cancel": (
             "Take the absolute value of each bin's gap before you add them up.",
-            _ece_signed,
+            _ece_with(lambda shares, gaps: (shares * gaps).sum()),
         ),
-        Mistake(
-            "every bin with the same weight",
+        "every bin with the same weight": (
             "A bin of one sample counts as much as a bin of a hundred. Weigh each by its share of the samples.",
-            _ece_unweighted,
+            _ece_with(lambda shares, gaps: gaps.abs().mean()),
         ),
-        Mistake(
-            "squared gaps",
+        "squared gaps": (
             "The l1 error adds absolute gaps, not their squares.",
-            _ece_squared,
+            _ece_with(lambda shares, gaps: (shares * gaps.square()).sum()),
         ),
-        Mistake(
-            "only the probability of class 1",
+        "only the probability of class 1": (
             "In a task of several classes the confidence is the largest probability of the row.",
-            _ece_of_column_one,
+            _ece_with(lambda shares, gaps: (shares * gaps.abs()).sum(), read=lambda p, y: (p[:, 1], (y == 1).float())),
         ),
-        Mistake(
-            "fifteen bins",
-            "The task asks for ten.",
-            lambda p, y: expected_calibration_error(p, y, n_bins=15),
-        ),
-    ),
+        "fifteen bins": ("The task asks for ten.", lambda p, y: expected_calibration_error(p, y, n_bins=15)),
+    },
 )
-
-
-# Exercise 3: an ensemble, find and fix
 
 
 def _member_cases(seed: int) -> list[tuple]:
@@ -177,42 +143,30 @@ AVERAGE = Exercise(
     praise="A mean of probabilities lets no single sure member overrule the others.",
     reference=lambda members: members.softmax(-1).mean(0),
     cases=_member_cases,
-    mistakes=(
-        Mistake(
-            "the broken function unchanged",
+    wrong_answers={
+        "the broken function unchanged": (
             "There are two bugs: what is averaged, and the axis of softmax.",
             lambda members: members.mean(0).softmax(0),
         ),
-        Mistake(
-            "an average of logits",
+        "an average of logits": (
             "A member with large logits outvotes the others. Softmax first, then the mean.",
             lambda members: members.mean(0).softmax(-1),
         ),
-        Mistake(
-            "softmax over the members",
+        "softmax over the members": (
             "dim=0 runs over the members. The classes are in the last axis.",
             lambda members: members.softmax(0).mean(0),
         ),
-        Mistake(
-            "softmax over the samples",
+        "softmax over the samples": (
             "dim=1 of (M, N, C) runs over the samples. The classes are in the last axis.",
             lambda members: members.softmax(1).mean(0),
         ),
-        Mistake(
-            "a sum instead of a mean",
+        "a sum instead of a mean": (
             "Divide by the number of members, or the rows sum to M.",
             lambda members: members.softmax(-1).sum(0),
         ),
-        Mistake(
-            "a mean over the samples",
-            "Average over the members, dim=0.",
-            lambda members: members.softmax(-1).mean(1),
-        ),
-    ),
+        "a mean over the samples": ("Average over the members, dim=0.", lambda members: members.softmax(-1).mean(1)),
+    },
 )
-
-
-# Exercise 4: mutual information
 
 
 def _opinion_cases(seed: int) -> list[tuple]:
@@ -231,38 +185,32 @@ DISAGREEMENT = Exercise(
     praise="Zero where all agree, whatever they agree on.",
     reference=lambda p: _entropy(p.mean(0)) - _entropy(p).mean(0),
     cases=_opinion_cases,
-    mistakes=(
-        Mistake(
-            "0·log 0",
+    wrong_answers={
+        "0·log 0": (
             "log(0) is −∞ and 0·∞ is NaN. Use torch.special.entr, or skip probabilities of 0.",
             lambda p: _entropy(p.mean(0), safe=False) - _entropy(p, safe=False).mean(0),
         ),
-        Mistake(
-            "only the entropy of the mean",
+        "only the entropy of the mean": (
             "That is the predictive entropy, all uncertainty together. Subtract the mean of the opinions' entropies.",
             lambda p: _entropy(p.mean(0)),
         ),
-        Mistake(
-            "the mean of the entropies",
+        "the mean of the entropies": (
             "That is the part all opinions share. The mutual information is the entropy of the mean minus this.",
             lambda p: _entropy(p).mean(0),
         ),
-        Mistake(
-            "the wrong sign",
+        "the wrong sign": (
             "Entropy of the mean first, minus the mean of the entropies: never negative.",
             lambda p: _entropy(p).mean(0) - _entropy(p.mean(0)),
         ),
-        Mistake(
-            "bits instead of nats",
+        "bits instead of nats": (
             "The natural logarithm gives nats; log2 gives bits.",
             lambda p: (_entropy(p.mean(0)) - _entropy(p).mean(0)) / torch.log(torch.tensor(2.0)),
         ),
-        Mistake(
-            "a variance",
+        "a variance": (
             "The variance of the probabilities is another measure of disagreement.",
             lambda p: p.var(0, correction=0).sum(-1),
         ),
-    ),
+    },
 )
 
 EXERCISES = (COST, ECE, AVERAGE, DISAGREEMENT)

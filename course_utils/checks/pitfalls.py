@@ -1,17 +1,20 @@
-"""The exercises of chapter 4 and the mistakes they are known for."""
+"""The exercises of chapter 4 and the mistakes they are known for.
+
+Exercises: 1 a mean over batches of different size; 2 outputs of a recurrent network, find and fix; 3 log-sum-exp; 4
+the first non-finite layer.
+"""
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.checks.basics import linear_logits, some
-from course_utils.checks.exercise import Exercise, Mistake
+from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
-
-# Exercise 1: a mean over batches of different size
 
 
 def _batch_cases(seed: int) -> list[tuple]:
@@ -31,32 +34,25 @@ MEAN = Exercise(
     praise="Every sample counts the same, whatever batch it was in.",
     reference=lambda means, sizes: ((means * sizes).sum() / sizes.sum()).item(),
     cases=_batch_cases,
-    mistakes=(
-        Mistake(
-            "the mean of the batch means",
+    wrong_answers={
+        "the mean of the batch means": (
             "The last batch is small, and its few samples weigh as much as a whole batch. Weigh each mean by its size.",
             lambda means, sizes: means.mean().item(),
         ),
-        Mistake(
-            "divided by the number of batches",
+        "divided by the number of batches": (
             "The weighted sum is the sum over all samples; divide it by the number of samples.",
             lambda means, sizes: ((means * sizes).sum() / len(means)).item(),
         ),
-        Mistake(
-            "a sum of the means over the number of samples",
+        "a sum of the means over the number of samples": (
             "A batch's *sum* is its mean times its size.",
             lambda means, sizes: (means.sum() / sizes.sum()).item(),
         ),
-        Mistake(
-            "the last batch dropped",
+        "the last batch dropped": (
             "Its samples count too.",
             lambda means, sizes: ((means * sizes)[:-1].sum() / sizes[:-1].sum()).item(),
         ),
-    ),
+    },
 )
-
-
-# Exercise 2: outputs of a recurrent network, find and fix
 
 
 def _sequence_cases(seed: int) -> list[tuple]:
@@ -69,32 +65,25 @@ AXES = Exercise(
     praise="Each row now belongs to one sample.",
     reference=lambda output: output.argmax(-1).T,
     cases=_sequence_cases,
-    mistakes=(
-        Mistake(
-            "the broken function unchanged",
+    wrong_answers={
+        "the broken function unchanged": (
             "reshape fills the new shape in memory order, so a row holds the steps of several samples. Swap the axes.",
             lambda output: output.reshape(output.shape[1], output.shape[0], -1).argmax(-1),
         ),
-        Mistake(
-            "the axes not swapped",
+        "the axes not swapped": (
             "The rows are time steps still. transpose(0, 1), or permute(1, 0, 2).",
             lambda output: output.argmax(-1),
         ),
-        Mistake(
-            "argmax over time",
+        "argmax over time": (
             "dim=0 of (T, N, C) runs over the time steps. The classes are in the last axis.",
             lambda output: output.argmax(0),
         ),
-        Mistake(
-            "argmax over the samples",
+        "argmax over the samples": (
             "dim=1 of (T, N, C) runs over the samples. The classes are in the last axis.",
             lambda output: output.argmax(1),
         ),
-    ),
+    },
 )
-
-
-# Exercise 3: log-sum-exp
 
 
 def _lse_cases(seed: int) -> list[tuple]:
@@ -114,42 +103,33 @@ LSE = Exercise(
     praise="Finite for logits of any size, and −∞ where there is nothing.",
     reference=lambda z: torch.logsumexp(z, -1),
     cases=_lse_cases,
-    mistakes=(
-        Mistake(
-            "the formula as it stands",
+    wrong_answers={
+        "the formula as it stands": (
             "exp overflows at 88 in float32. Subtract each row's maximum first, and add it again at the end.",
             lambda z: z.exp().sum(-1).log(),
         ),
-        Mistake(
-            "the maximum not added again",
+        "the maximum not added again": (
             "log Σ exp(z − m) + m: you left out the + m.",
             lambda z: _shifted(z, z.amax(-1, keepdim=True)),
         ),
-        Mistake(
-            "one maximum for the whole batch",
+        "one maximum for the whole batch": (
             "Rows far below it underflow to log(0). Each row needs its own maximum: amax(dim=-1, keepdim=True).",
             lambda z: _shifted(z, z.max()) + z.max(),
         ),
-        Mistake(
-            "−inf minus −inf",
+        "−inf minus −inf": (
             "In a row of −∞ the maximum is −∞ too, and −∞ − (−∞) is NaN. Subtract 0 there.",
             lambda z: _shifted(z, z.amax(-1, keepdim=True)) + z.amax(-1),
         ),
-        Mistake(
-            "a clamp before exp",
+        "a clamp before exp": (
             "A clamp changes the values, and with them the answer.",
             lambda z: z.clamp(max=80).exp().sum(-1).log(),
         ),
-        Mistake(
-            "the wrong axis",
+        "the wrong axis": (
             "Sum over the classes, the last axis; dim=0 sums over the samples.",
             lambda z: torch.logsumexp(z, 0),
         ),
-    ),
+    },
 )
-
-
-# Exercise 4: the first non-finite layer
 
 
 class _Log(nn.Module):
@@ -157,15 +137,11 @@ class _Log(nn.Module):
         return x.log()
 
 
-class _LogBlock(nn.Module):
-    """Its layer's output is finite; what its own forward makes of that is not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(64, 16)
+class _LogBlock(nn.Sequential):
+    """Its layers' output is finite; what its own forward makes of that is not."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (-1 - self.linear(x).abs()).log()
+        return (-1 - super().forward(x).abs()).log()
 
 
 def _layer_cases(seed: int) -> list[tuple]:
@@ -180,19 +156,16 @@ def _layer_cases(seed: int) -> list[tuple]:
     logarithm = nn.Sequential(nn.Linear(64, 16), nn.Sequential(nn.Tanh(), _Log()), nn.Linear(16, 10))
     finite = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
     raising = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(8, 10))  # the last layer does not fit
-    block = nn.Sequential(_LogBlock(), nn.Linear(16, 10))
+    block = nn.Sequential(_LogBlock(nn.Linear(64, 16)), nn.Linear(16, 10))
     return [(model.eval(), x) for model in (logarithm, overflowing, finite, raising, block)]
 
 
+def _nonfinite(output: Tensor) -> bool:
+    return not output.isfinite().all()
+
+
 def _find(
-    model: nn.Module,
-    x: Tensor,
-    *,
-    broken: Callable = lambda output: not output.isfinite().all(),
-    last: bool = False,
-    top: bool = False,
-    remove: bool = True,
-    always: bool = True,
+    model: nn.Module, x: Tensor, *, broken=_nonfinite, last=False, top=False, remove=True, always=True
 ) -> str | None:
     found: list[str] = []
     handles = [
@@ -242,38 +215,32 @@ LAYER = Exercise(
     reference=_find,
     cases=_layer_cases,
     observe=_observe_search,
-    mistakes=(
-        Mistake(
-            "hooks left behind when the model raises",
+    wrong_answers={
+        "hooks left behind when the model raises": (
             "A line after the forward pass is not reached if the pass raises. Remove the hooks in a finally block.",
-            lambda model, x: _find(model, x, always=False),
+            partial(_find, always=False),
         ),
-        Mistake(
-            "hooks left behind",
+        "hooks left behind": (
             "Keep what register_forward_hook returns, and call .remove() on each at the end.",
-            lambda model, x: _find(model, x, remove=False),
+            partial(_find, remove=False),
         ),
-        Mistake(
-            "only NaN",
+        "only NaN": (
             "An infinite output comes first and turns into NaN layers later. Test with isfinite().",
-            lambda model, x: _find(model, x, broken=lambda output: output.isnan().any()),
+            partial(_find, broken=lambda output: output.isnan().any()),
         ),
-        Mistake(
-            "the last non-finite layer",
+        "the last non-finite layer": (
             "What is behind the first non-finite layer is non-finite, too. Keep the first name you see.",
-            lambda model, x: _find(model, x, last=True),
+            partial(_find, last=True),
         ),
-        Mistake(
-            "only the outermost modules",
+        "only the outermost modules": (
             "named_children() stops at the first level; named_modules() goes into blocks.",
-            lambda model, x: _find(model, x, top=True),
+            partial(_find, top=True),
         ),
-        Mistake(
-            "parameters instead of outputs",
+        "parameters instead of outputs": (
             "All weights may be finite while an output is not. Look at the outputs.",
             _by_parameters,
         ),
-    ),
+    },
 )
 
 EXERCISES = (MEAN, AXES, LSE, LAYER)

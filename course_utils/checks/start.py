@@ -50,14 +50,11 @@ def start_exercises(chapter: str | None = None, *, folder: str | os.PathLike | N
     """Copy the exercises to a folder of your own, `my_work/` beside `notebooks/`. What is there is never overwritten.
 
     An update of the course may change `exercises/`; your copies stay as they are. To begin an exercise anew, rename or
-    delete your copy and call this again.
+    delete your copy and call this again. The paths of the new copies are returned.
 
     Args:
         chapter: for example "01_basics"; None copies all chapters.
         folder: where to; None is the environment variable COURSE_WORK_DIR, or `my_work/`.
-
-    Returns:
-        The paths of the new copies.
 
     Raises:
         ValueError: an unknown chapter.

@@ -1,7 +1,5 @@
 """CIFAR-10 for the capstone: a verified local copy, a download, or, offline, the course's own images."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pickle
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -63,7 +61,7 @@ class ImageData:
     mean: Tensor
     std: Tensor
 
-    def limit(self, num_images: int) -> ImageData:
+    def limit(self, num_images: int) -> Self:
         """The same data with at most the first `num_images` of each part, for a quick look; mean and std stay."""
         check_count(num_images, "num_images")
         parts = (self.train, self.validation, self.test)

@@ -126,10 +126,9 @@ def generate_scenes(
 
     Args:
         num_scenes: N.
-        classes: which of `IMAGE_CLASSES` appear; `labels` index this list.
+        classes, seed: as in `generate_images`.
         size: height and width in pixels, at least 32.
         max_objects: 1 to 9; each object's centre lies in a square of its own of a 3×3 grid.
-        seed: the same seed gives the same scenes; None draws fresh ones.
 
     Raises:
         ValueError: an unknown class, counts or sizes out of range.
@@ -144,9 +143,8 @@ def generate_scenes(
     classes = _check_classes(classes)
     generator = make_generator(seed)
     counts = torch.randint(1, max_objects + 1, (num_scenes,), generator=generator)
-    squares = torch.rand((num_scenes, 9), dtype=torch.float32, generator=generator).argsort(
-        1
-    )  # a random order of the grid's squares
+    # A random order of the grid's squares.
+    squares = torch.rand((num_scenes, 9), dtype=torch.float32, generator=generator).argsort(1)
 
     background, _, _ = _contrasting_colours(num_scenes, generator)
     images = background + _texture(num_scenes, size, generator)
@@ -160,8 +158,7 @@ def generate_scenes(
         radius = size * _uniform(0.11, 0.17, (num_scenes, 1, 1), generator)
         u, v = _shape_frame(size, cx, cy, radius, generator)
         shape = _draw(classes, target, u, v) & (place < counts)[:, None, None]
-        step = _uniform(0.3, 0.5, (num_scenes, 3, 1, 1), generator)
-        colour = torch.where(background < 0.5, background + step, background - step)
+        colour = _contrast_to(background, generator)
         images = torch.where(shape[:, None], colour + _texture(num_scenes, size, generator), images)
         shapes = [lower & ~shape for lower in shapes]  # what is drawn later hides what was there
         shapes.append(shape)
@@ -180,14 +177,9 @@ def generate_scenes(
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """The tight boxes of non-empty masks: bool (N, H, W) → float32 (N, 4) as x1, y1, x2, y2 (ends exclusive)."""
-    columns, rows = masks.any(1), masks.any(2)  # (N, W), (N, H)
+    from torchvision.ops import masks_to_boxes
 
-    def ends(present: Tensor) -> tuple[Tensor, Tensor]:
-        present = present.to(torch.uint8)
-        return present.argmax(1), present.shape[1] - present.flip(1).argmax(1)
-
-    (x1, x2), (y1, y2) = ends(columns), ends(rows)
-    return torch.stack([x1, y1, x2, y2], 1).float()
+    return masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # there the ends are inclusive
 
 
 def _check_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -244,10 +236,14 @@ def _occluding_bars(u: Tensor, v: Tensor, generator: torch.Generator) -> Tensor:
 def _contrasting_colours(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Colours of background, shape and bar, (N, 3, 1, 1) each; shape and background differ clearly."""
     background = _uniform(0.1, 0.9, (n, 3, 1, 1), generator)
-    # A step of 0.3 to 0.5 in each channel, towards the side with more room.
-    step = _uniform(0.3, 0.5, (n, 3, 1, 1), generator)
-    foreground = torch.where(background < 0.5, background + step, background - step)
+    foreground = _contrast_to(background, generator)
     return background, foreground, _uniform(0.0, 1.0, (n, 3, 1, 1), generator)
+
+
+def _contrast_to(background: Tensor, generator: torch.Generator) -> Tensor:
+    """A step of 0.3 to 0.5 in each channel, towards the side with more room."""
+    step = _uniform(0.3, 0.5, background.shape, generator)
+    return torch.where(background < 0.5, background + step, background - step)
 
 
 def _texture(n: int, size: int, generator: torch.Generator) -> Tensor:
@@ -267,10 +263,6 @@ def _star(u: Tensor, v: Tensor) -> Tensor:
     return torch.hypot(u, v) < 1.1 - 0.68 * to_tip
 
 
-def _triangle(u: Tensor, v: Tensor) -> Tensor:
-    return (v < 0.7) & (v > -1 + 1.75 * u.abs())
-
-
 def _heart(u: Tensor, v: Tensor) -> Tensor:
     x, y = 1.15 * u, -1.15 * v + 0.1
     return (x * x + y * y - 1) ** 3 - x * x * y**3 < 0
@@ -281,7 +273,7 @@ _INSIDE = {
     "disc": lambda u, v: torch.hypot(u, v) < 0.9,
     "ring": lambda u, v: (torch.hypot(u, v) < 1) & (torch.hypot(u, v) > 0.55),
     "square": lambda u, v: torch.maximum(u.abs(), v.abs()) < 0.8,
-    "triangle": _triangle,
+    "triangle": lambda u, v: (v < 0.7) & (v > -1 + 1.75 * u.abs()),
     "cross": lambda u, v: (torch.minimum(u.abs(), v.abs()) < 0.3) & (torch.maximum(u.abs(), v.abs()) < 1),
     "star": _star,
     "crescent": lambda u, v: (torch.hypot(u, v) < 1) & (torch.hypot(u - 0.5, v) > 0.85),

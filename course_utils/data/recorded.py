@@ -1,7 +1,5 @@
 """The course's own CIFAR-10 model: what it answered, and its weights. Made by `tools/train_capstone.py`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """scikit-learn's real data sets as tensors, split and scaled without leaking the test part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,10 +1,15 @@
-"""Argument checks whose messages say what was expected, what came, and what to do."""
+"""Argument checks whose messages say what was expected, what came, and what to do.
+
+Each takes the value that the caller passed and its name in the message, and returns the value.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +32,11 @@ def describe_value(value: Any) -> str:
         return f"a {type(value).__name__} with the keys {list(value)}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a {type(value).__name__} of length {len(value)}"
-    return f"{value!r} ({type(value).__name__})"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"a {type(value).__name__} with the fields {[field.name for field in fields(value)]}"
+    text = repr(value)
+    # What takes many lines to print would hide the message.
+    return f"{text} ({type(value).__name__})" if len(text) <= 100 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -48,23 +57,28 @@ def check_tensor(
     ndim: int | tuple[int, ...] | None = None,
     floating: bool | None = True,
     finite: bool = True,
+    sparse: bool = False,
 ) -> Tensor:
     """Return `value` if it is a non-empty tensor of the wanted kind; raise an error that says what to do if not.
 
+    Quantised and nested tensors, and floating point numbers of 8 bits, are refused: most functions of torch cannot read
+    them.
+
     Args:
-        value: what the caller passed.
-        name: its name in the message.
         ndim: allowed number(s) of dimensions; None allows any but 0.
         floating: True wants a floating point dtype, False a whole-number one (bool counts as one), None takes both.
         finite: True refuses NaN and infinities.
+        sparse: False refuses sparse tensors.
 
     Raises:
-        TypeError: not a tensor, or of the wrong dtype.
+        TypeError: not a tensor, or of the wrong dtype or layout.
         ValueError: wrong number of dimensions, no elements, NaN or Inf.
     """
     if not isinstance(value, Tensor):
         advice = "pass a single tensor" if holds_tensors(value) else "convert it with torch.as_tensor"
         raise TypeError(f"{name} must be a torch.Tensor, but is {describe_value(value)}; {advice}")
+    if advice := _plain_advice(value, sparse=sparse):
+        raise TypeError(f"{name} must be an ordinary tensor, but is {advice}")
     if floating is True and not value.is_floating_point():
         raise TypeError(
             f"{name} must have a floating point dtype, but is {describe_value(value)}; convert it with .float()"
@@ -89,14 +103,25 @@ def check_tensor(
     return value
 
 
+def _plain_advice(value: Tensor, *, sparse: bool) -> str | None:
+    """What kind of tensor it is, and how to make an ordinary one of it; None if it is one."""
+    if value.is_nested:
+        return "nested; pad it with .to_padded_tensor(0.0)"
+    if value.is_quantized:
+        return f"quantised, {dtype_name(value.dtype)}; convert it with .dequantize()"
+    if value.layout != torch.strided and not sparse:
+        return "sparse; convert it with .to_dense()"
+    if value.is_floating_point() and value.element_size() == 1:
+        return f"{dtype_name(value.dtype)}; convert it with .float()"
+    return None
+
+
 def check_logits(
     value: Any, name: str = "logits", *, ndim: int | tuple[int, ...] | None = None, class_dim: int | None = None
 ) -> Tensor:
     """Return `value` if it holds logits. −inf is one: it masks a class out. NaN and +inf are none.
 
     Args:
-        value: what the caller passed.
-        name: its name in the message.
         ndim: allowed number(s) of dimensions; None allows any but 0.
         class_dim: the axis of classes that exclude each other: along it at least one logit must be finite.
     """
@@ -117,7 +142,9 @@ def check_logits(
 
 
 def as_labels(value: Any, name: str, *, num_samples: int) -> Tensor:
-    """Class indices in any usual form as a tensor (N,): a tensor, a list, an array; one number stands for all samples.
+    """Class indices in any usual form as a tensor (N,): a tensor, a list, an array, a column of a table.
+
+    One number stands for all samples.
 
     Raises:
         TypeError: numbers that are not whole.
@@ -126,20 +153,27 @@ def as_labels(value: Any, name: str, *, num_samples: int) -> Tensor:
         labels = value
     else:
         try:
-            labels = torch.as_tensor(value)
+            # A column of pandas is read row by row, whatever its index says; torch would look rows up by the index.
+            plain = value.to_numpy() if hasattr(value, "to_numpy") else value
+            labels = torch.as_tensor(plain.copy() if isinstance(plain, np.ndarray) else plain)  # some are read-only
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"{name} must be whole numbers, one a sample, but is {describe_value(value)}") from None
+    if labels.dtype in (torch.uint16, torch.uint32, torch.uint64):  # NumPy's, with which torch cannot compute
+        labels = labels.long()
     return labels.expand(num_samples) if labels.ndim == 0 else labels
 
 
-def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -> Tensor:
+def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int | None) -> Tensor:
     """Return class indices 0 … C−1 as a tensor (N,); raise an error that says what to do if they are none.
 
-    Taken are a tensor, a list or an array of N of them, or a single one for all samples.
+    Taken are a tensor, a list or an array of N of them, or a single one for all samples. As long as C is not known,
+    None, their range is not looked at.
     """
     target = check_tensor(as_labels(value, name, num_samples=num_samples), name, ndim=1, floating=False)
     if len(target) != num_samples:
         raise ValueError(f"{name} must hold one label for each of the {num_samples} samples, but has {len(target)}")
+    if num_classes is None:
+        return target
     low, high = int(target.min()), int(target.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
@@ -148,27 +182,27 @@ def check_labels(value: Any, name: str, *, num_samples: int, num_classes: int) -
     return target
 
 
-def check_class_names(class_names: Any, num_classes: int) -> tuple[str, ...] | None:
+def check_class_names(
+    class_names: Any, num_classes: int, *, name: str = "class_names", of: str = "classes"
+) -> tuple[str, ...] | None:
     """Return the names as a tuple (None stays None); raise if there is not one for each class.
 
     Taken are a sequence, an array or a pandas Index of strings, or a dict from class index to name, such as the
-    `id2label` of transformers.
+    `id2label` of transformers. `name` and `of` are words of the message: how the argument is called, and what it names.
     """
     if class_names is None:
         return None
     names = class_names
     if isinstance(names, Mapping):
         if set(names) != set(range(len(names))):
-            raise ValueError(
-                f"class_names must name the classes 0 to {num_classes - 1}, but has the keys {list(names)}"
-            )
+            raise ValueError(f"{name} must name the {of} 0 to {num_classes - 1}, but has the keys {list(names)}")
         names = [names[i] for i in range(len(names))]
     is_list = isinstance(names, Iterable) and hasattr(names, "__len__") and not isinstance(names, (str, Tensor, Set))
     names = tuple(names) if is_list else ()
-    if not is_list or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"class_names must be a list of strings, but is {describe_value(class_names)}")
+    if not is_list or not all(isinstance(each, str) for each in names):
+        raise TypeError(f"{name} must be a list of strings, but is {describe_value(class_names)}")
     if len(names) != num_classes:
-        raise ValueError(f"class_names must name {num_classes} classes, but has {len(names)} names")
+        raise ValueError(f"{name} must name {num_classes} {of}, but has {len(names)} names")
     return tuple(map(str, names))
 
 

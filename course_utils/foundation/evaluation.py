@@ -63,11 +63,13 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     (True, True)
     """
     model = check_has_values(model)
-    modes = [(module, module.training) for module in model.modules()]
+    # A frozen TorchScript and the module of an exported program have no modes.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     try:
         try:
-            model.eval()
-        except NotImplementedError:  # the module of an exported program has no modes
+            if modes:
+                model.eval()
+        except NotImplementedError:
             modes = []
         yield model
     finally:
@@ -83,9 +85,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
 def reading(model: nn.Module, *, seed: int | None = 0) -> Iterator[nn.Module]:
     """Evaluation mode, and whatever a forward pass draws or writes is put back afterwards.
 
-    Args:
-        model: of any kind that `check_model` takes.
-        seed: of what the forward pass draws; None draws fresh numbers. The global random state comes back.
+    `seed` is that of what it draws; None draws fresh numbers. The global random state comes back.
     """
     with evaluation_mode(model) as model, isolated_randomness(seed), writing_undone(model):
         yield model
@@ -108,7 +108,7 @@ def unfused_attention() -> Iterator[None]:
 
 @contextmanager
 def writing_undone(module: nn.Module) -> Iterator[None]:
-    """Whatever the module's forward writes in a `with` block is put back: tensors, and what it holds as attributes."""
+    """What the module's forward writes in a `with` block is put back: tensors, and what it holds as attributes."""
     with attributes_kept(module), _values_kept(list(may_be_written(module).values())):
         yield
 
@@ -132,8 +132,10 @@ def copy_of(model: nn.Module) -> nn.Module:
     `copy.deepcopy` alone refuses tensors that belong to a graph, such as the weight of a pruned layer, which is made
     anew in each forward pass. The copy gets their values.
     """
-    attributes = [value for module in model.modules() for value in _tensor_attributes(module).values()]
-    made = {id(value): value.detach().clone() for value in attributes if not value.is_leaf}
+    attributes = [
+        tensor for module in model.modules() for value in vars(module).values() for tensor in _plain_tensors(value)
+    ]
+    made = {id(tensor): tensor.detach().clone() for tensor in attributes if not tensor.is_leaf}
     return copy.deepcopy(model, made)
 
 
@@ -141,21 +143,38 @@ def copy_of(model: nn.Module) -> nn.Module:
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Tensors that modules hold as plain attributes are put back after a `with` block, and new ones are taken out.
 
-    The weight of a pruned layer is one, made anew in each forward pass; a stored activation is another.
+    The weight of a pruned layer is one, made anew in each forward pass; stored activations and the state from which a
+    recurrent network goes on are others. They may stand in tuples, lists and dicts.
     """
-    before = [(vars(module), _tensor_attributes(module)) for module in model.modules()]
+    namespaces = [vars(module) for module in model.modules()]
+    before = [namespace.copy() for namespace in namespaces]
+    held = [value for old in before for name, value in old.items() if name not in _OF_EVERY_MODULE]
+    filled = [(value, value.copy()) for value in held if type(value) in (list, dict)]
     try:
-        with _values_kept([value for _, attributes in before for value in attributes.values()]):
+        with _values_kept([tensor for value in held for tensor in _plain_tensors(value)]):
             yield
     finally:
-        for module, (namespace, attributes) in zip(model.modules(), before, strict=True):
-            for name in _tensor_attributes(module).keys() - attributes.keys():
-                del namespace[name]
-            namespace.update(attributes)
+        for namespace, old in zip(namespaces, before, strict=True):
+            for name in (namespace.keys() | old.keys()) - _OF_EVERY_MODULE:
+                if not _plain_tensors(namespace.get(name)) and not _plain_tensors(old.get(name)):
+                    continue
+                if name in old:
+                    namespace[name] = old[name]
+                else:
+                    del namespace[name]
+        for value, contents in filled:
+            if _plain_tensors(value) or _plain_tensors(contents):
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(contents)
 
 
-def _tensor_attributes(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+_OF_EVERY_MODULE = vars(nn.Module()).keys()  # parameters, buffers, submodules, hooks, the mode
+
+
+def _plain_tensors(value: Any) -> list[Tensor]:
+    """The tensors that an attribute is or holds, but for parameters, which recurrent layers hold in a list too."""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (tuple, list)) else (value,)
+    return [part for part in parts if isinstance(part, Tensor) and not isinstance(part, nn.Parameter)]
 
 
 def may_be_written(model: nn.Module) -> dict[str, Tensor]:
@@ -216,32 +235,34 @@ def classifier_logits(
 
     Args:
         model: of any kind that `check_model` takes.
-        inputs: tensor(s), or a DataLoader; see `course_utils.foundation.inputs`.
+        inputs, batch_size: as in `course_utils.foundation.inputs.batches`.
         task: "multiclass" or "binary".
-        batch_size: samples that go through the model at a time; None takes all.
         seed: of what the forward pass draws.
     """
     check_choice(task, "task", ("multiclass", "binary"))
     with reading(model, seed=seed) as model, torch.no_grad():
         # In-place layers get a copy of the inputs.
-        parts = [
-            output_tensor(call_model(model, map_inputs(lambda value: value.detach().clone(), batch)))
-            for batch in batches(inputs, batch_size)
-        ]
-    return class_logits(torch.cat(parts), task=task, n=None if isinstance(inputs, DataLoader) else num_samples(inputs))
+        parts = []
+        for batch in batches(inputs, batch_size):
+            outputs = output_tensor(call_model(model, map_inputs(lambda value: value.detach().clone(), batch)))
+            parts.append(class_logits(outputs, task=task, n=num_samples(batch)))
+    return torch.cat(parts)
 
 
-def class_logits(outputs: Tensor, *, task: str, n: int | None = None) -> Tensor:
-    """A model's raw outputs as logits (N, C), C ≥ 2, in float32 or better; see `classifier_logits`."""
+def class_logits(outputs: Tensor, *, task: str, n: int) -> Tensor:
+    """A model's raw outputs for n samples as logits (n, C), C ≥ 2, in float32 or better; see `classifier_logits`."""
     outputs = full_precision(outputs)
-    n = len(outputs) if n is None and outputs.ndim else n
     if task == "binary":
         if outputs.shape not in ((n,), (n, 1)):
             raise ValueError(
                 f"a binary model must return logits (N,) or (N, 1) with N = {n}, but returned {describe_value(outputs)}"
+                f"{_hint(outputs, n)}"
             )
         z = check_logits(outputs, "the model's logits").reshape(n)
-        return torch.stack([torch.zeros_like(z), z], dim=1)  # (N, 2)
+        # A probability of exactly 0.5 counts as yes. So at z = 0 the first logit is the least bit smaller, or else
+        # whoever takes the largest of the two would say no.
+        no = torch.where(z == 0, -torch.finfo(z.dtype).tiny, torch.zeros_like(z))
+        return torch.stack([no, z], dim=1)  # (N, 2)
     if outputs.ndim != 2 or len(outputs) != n or outputs.shape[1] < 2:
         raise ValueError(
             f"the model must return logits (N, C) with N = {n} and C ≥ 2, but returned {describe_value(outputs)}"
@@ -250,8 +271,16 @@ def class_logits(outputs: Tensor, *, task: str, n: int | None = None) -> Tensor:
     return check_logits(outputs, "the model's logits", class_dim=1)
 
 
+def two_logits(z: Tensor) -> Tensor:
+    """One logit z a sample, (N,) or (N, 1), is a choice between the logits 0 and z, (N, 2)."""
+    z = z.reshape(len(z))
+    return torch.stack([torch.zeros_like(z), z], dim=1)
+
+
 def _hint(outputs: Tensor, n: int) -> str:
     """What to do about outputs that are no logits (N, C)."""
+    if n == 1 and (outputs.ndim == 0 or (outputs.ndim == 1 and len(outputs) > 1)):
+        return "; squeeze() without an axis also drops the axis of a batch of one: say which, squeeze(1)"
     if outputs.shape in ((n,), (n, 1)):
         return "; for one logit a sample pass task='binary'"
     if outputs.ndim == 1:

@@ -1,7 +1,5 @@
 """Files that are whole or not there: written aside, then put in place in one step."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable
@@ -23,7 +21,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], object
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own permissions would hide the file from others
+        os.umask(mask := os.umask(0))  # the only way to read it
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's own permissions would hide the file from others
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -50,9 +49,3 @@ def check_writable(path: str | os.PathLike) -> None:
             file.write(b"?")
     except (OSError, ValueError) as error:
         raise ValueError(f"no file can be written to {str(path)[:200]!r} ({error}); name another place") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,12 +1,11 @@
 """What a model is called with: one tensor, several, a dict of them, or a DataLoader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from course_utils.foundation.arguments import check_count, check_tensor, describe_value
@@ -48,14 +47,9 @@ def call_arguments(inputs: Inputs) -> tuple[tuple, dict[str, Any]]:
 def tensors_of(inputs: Any, name: str = "inputs", *, finite: bool = True) -> dict[str, Tensor]:
     """The tensors of the inputs by a name for messages; raise if they are none, or differ in length.
 
-    Args:
-        inputs: what the caller passed.
-        name: its name in the messages.
-        finite: refuse NaN and Inf.
-
     Raises:
         TypeError: something else than a tensor, or a tuple, list or dict of tensors.
-        ValueError: an empty tensor, NaN or Inf, different numbers of samples.
+        ValueError: an empty tensor, with `finite` also NaN or Inf, different numbers of samples.
     """
     if isinstance(inputs, Mapping):
         parts = {f"{name}[{key!r}]": value for key, value in inputs.items()}
@@ -65,8 +59,16 @@ def tensors_of(inputs: Any, name: str = "inputs", *, finite: bool = True) -> dic
         parts = {name: inputs}
     if not parts:
         raise ValueError(f"{name} is empty: {describe_value(inputs)}; pass at least one tensor")
+    if isinstance(inputs, PackedSequence):
+        raise TypeError(
+            f"{name} is a PackedSequence, which has no axis of samples; pass the padded tensor and the lengths, to a "
+            "module that packs them"
+        )
     for part, value in parts.items():
-        check_tensor(value, part, floating=None, finite=finite)
+        if part != name and (value is None or isinstance(value, (bool, int, float, str))):
+            advice = "leave it out, or hold it fixed in a module around the model"
+            raise TypeError(f"{part} must be a torch.Tensor, but is {describe_value(value)}; {advice}")
+        check_tensor(value, part, floating=None, finite=finite, sparse=True)
     lengths = {part: len(value) for part, value in parts.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"all parts of {name} must have the same number of samples, but have {lengths}")
@@ -82,6 +84,8 @@ def map_inputs(function, inputs: Inputs) -> Inputs:
     """The same structure with `function` applied to each tensor."""
     if isinstance(inputs, Mapping):
         return {key: function(value) for key, value in inputs.items()}
+    if hasattr(inputs, "_fields"):  # a named tuple takes its parts one by one
+        return type(inputs)(*map(function, inputs))
     if isinstance(inputs, (tuple, list)):
         return type(inputs)(function(value) for value in inputs)
     return function(inputs)
@@ -94,25 +98,38 @@ def batches(inputs: Inputs | DataLoader, batch_size: int | None = None) -> Itera
         inputs: tensor(s); or a DataLoader, of whose batches (inputs, target) the first part is taken.
         batch_size: samples in a batch; None takes all at once. A DataLoader has its own.
 
+    Raises:
+        ValueError: a DataLoader that shuffles, or without any batch.
+
     >>> import torch
     >>> [len(batch) for batch in batches(torch.zeros(5, 2), batch_size=2)]
     [2, 2, 1]
     """
     if isinstance(inputs, DataLoader):
-        if len(inputs) == 0:
-            raise ValueError("the DataLoader is empty; give it at least one sample")
+        _check_order(inputs)
+        is_empty = True  # a stream of data does not know its length before its end
         for batch in inputs:
+            is_empty = False
             batch = batch[0] if isinstance(batch, (tuple, list)) else batch
             tensors_of(batch)
             yield batch
+        if is_empty:
+            raise ValueError("the DataLoader is empty; give it at least one sample")
         return
     n = num_samples(inputs)
     size = n if batch_size is None else check_count(batch_size, "batch_size")
+    if size >= n:  # not every sparse tensor can be cut
+        yield inputs
+        return
     for start in range(0, n, size):
         yield map_inputs(lambda value, start=start: value[start : start + size], inputs)
 
 
-def check_same_order(inputs: Inputs | DataLoader) -> None:
-    """Raise if a DataLoader shuffles: each model would get its samples in another order."""
-    if isinstance(inputs, DataLoader) and isinstance(inputs.sampler, _RANDOM_SAMPLERS):
-        raise ValueError("the DataLoader shuffles, so no two models would see the samples in one order; shuffle=False")
+def _check_order(loader: DataLoader) -> None:
+    """Raise if a DataLoader shuffles: nobody could tell which sample a row of the result belongs to."""
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    if any(isinstance(sampler, _RANDOM_SAMPLERS) for sampler in samplers):
+        raise ValueError(
+            "the DataLoader shuffles, so nobody could tell which sample a row of the result belongs to; make it with "
+            "shuffle=False"
+        )

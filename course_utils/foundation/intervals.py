@@ -33,7 +33,6 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     (k + z²/2 ± z·√(k(n−k)/n + z²/4)) / (n + z²). It stays inside [0, 1] and keeps a width at k = n, where the
     textbook's p ± z·√(p(1−p)/n) collapses to a point. Source: Wilson (1927), JASA 22, 209–212.
 
-
     >>> [round(end, 3) for end in wilson_interval(30, 30)]
     [0.886, 1.0]
     """

@@ -1,7 +1,5 @@
 """The parts of a nested output: of dicts, lists, and objects such as those of transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any

@@ -286,17 +286,9 @@ def draw_confusion(
 ) -> tuple[Figure, Axes]:
     """A confusion matrix as colours, with a text in each cell.
 
-    Of more than 20 classes nobody could read the texts: a colour bar takes their place, and at most 20 are named.
-
-    Args:
-        values: (C, C), which become colours.
-        texts: C rows of C texts.
-        class_names: C names.
-        cmap: the colours' name in matplotlib.
-        unit: of the values, at the colour bar.
-        size: of a new figure with texts, in inches.
-        ax: draw here instead of into a new figure.
-        heatmap_options: passed to `seaborn.heatmap`.
+    Of more than 20 classes nobody could read the texts: a colour bar takes their place, and at most 20 are named. The
+    values are (C, C), the texts C rows of C; `unit` stands at the colour bar, `size` (inches) is that of a new figure
+    with texts, and other options go to `seaborn.heatmap`.
     """
     import pandas as pd
     import seaborn

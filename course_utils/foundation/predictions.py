@@ -38,11 +38,7 @@ class Prediction(Result):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
         label = sample["labels"]
-        named = {
-            "predicted_class": label,
-            "confidence": sample["confidence"],
-            "probabilities": sample["probabilities"],
-        }
+        named = {"predicted_class": label} | {name: sample[name] for name in ("confidence", "probabilities")}
         if self.class_names is not None:
             named["predicted_class_name"] = (
                 self.class_names[label]

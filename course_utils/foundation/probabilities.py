@@ -44,8 +44,6 @@ def check_probabilities(
     """Return `value` if its elements are probabilities; raise an error that says what to do if not.
 
     Args:
-        value: what the caller passed.
-        name: its name in the message.
         ndim: allowed number(s) of dimensions; None allows any but 0.
         class_dim: the axis over which exclusive classes must sum to 1; None for independent probabilities.
         hint: what to do about values outside [0, 1].

@@ -18,12 +18,8 @@ def progress_bar(
     The environment variable `COURSE_QUIET=1` silences every bar of the course. Tests and recorded notebooks use it,
     because a bar's text holds timings that differ in every run.
 
-    Args:
-        iterable: what to walk through; None for a bar that is moved by hand with `.update(n)`.
-        total: number of units, where the iterable has no length.
-        description: the text before the bar.
-        unit: what is counted.
-        enabled: False returns a bar that shows nothing and costs nothing.
+    A bar without an iterable is moved by hand, with `.update(n)`, up to `total` units. With `enabled=False` it shows
+    nothing and costs nothing.
     """
     from tqdm.auto import tqdm
 

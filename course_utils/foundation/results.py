@@ -35,16 +35,19 @@ class Result:
                 f"result.{self.per_sample[0]}[:10]; the index is {describe_value(index)}"
             )
         index = range(len(self))[index]  # IndexError out of range; negative indices count from the end
+        return {name: plain(values[index]) for name, values in self._given().items()}
+
+    def _given(self) -> dict[str, Any]:
+        """The fields whose first axis counts samples, without those that are None."""
         fields = {name: getattr(self, name) for name in self.per_sample}
-        return {name: plain(values[index]) for name, values in fields.items() if values is not None}
+        return {name: values for name, values in fields.items() if values is not None}
 
     def to_frame(self) -> pd.DataFrame:
         """One row a sample. A field with several values a sample becomes several columns, `name_0`, `name_1`, …"""
         import pandas as pd
 
         columns = {}
-        for name in self.per_sample:
-            values = getattr(self, name)
+        for name, values in self._given().items():
             if not isinstance(values, Tensor):  # ragged: one object a row
                 columns[name] = pd.Series(list(values), dtype=object)
             elif values.ndim == 1:
@@ -59,9 +62,10 @@ class Result:
 
     def _repr_html_(self) -> str:
         # A table of every value could take minutes: only what is shown becomes a frame.
-        corner = dataclasses.replace(self, **{name: _corner(getattr(self, name)) for name in self.per_sample})
-        frame = corner.to_frame()
-        cut_off = sum(_width(getattr(self, name)) - _width(getattr(corner, name)) for name in self.per_sample)
+        given = self._given()
+        corner = {name: _corner(values) for name, values in given.items()}
+        frame = dataclasses.replace(self, **corner).to_frame()
+        cut_off = sum(_width(given[name]) - _width(corner[name]) for name in given)
         text = f"{type(self).__name__}, {len(self)} rows"
         return short_table(text, frame, len(self), frame.shape[1] + cut_off)
 
@@ -71,8 +75,6 @@ _ROWS, _COLUMNS = 10, 20  # of a table in a notebook
 
 def _corner(values: Any) -> Any:
     """The first rows of a field and, where a sample has several values, the first of those."""
-    if values is None:
-        return None
     if not isinstance(values, Tensor) or values.ndim == 1:
         return values[:_ROWS]
     return values[:_ROWS].flatten(1)[:, :_COLUMNS]
@@ -80,8 +82,6 @@ def _corner(values: Any) -> Any:
 
 def _width(values: Any) -> int:
     """How many columns of a table a field fills."""
-    if values is None:
-        return 0
     return values.shape[1:].numel() if isinstance(values, Tensor) else 1
 
 

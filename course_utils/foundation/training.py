@@ -1,7 +1,6 @@
 """The short training loop that the lessons share, and what every training of the course needs."""
 
-from __future__ import annotations
-
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -27,6 +26,13 @@ def check_graph(loss: Tensor) -> Tensor:
             "no_grad in the model's forward"
         )
     return loss
+
+
+def warn_of_interruption(where: str) -> None:
+    """Warn that a training was stopped; called by the training function itself, which returns its history then."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # as an error it would lose the history
+        warnings.warn(f"{where}; the model keeps what it has learned", stacklevel=3)
 
 
 def fit(

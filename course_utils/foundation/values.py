@@ -9,16 +9,12 @@ from course_utils.foundation.devices import in_double
 from course_utils.foundation.probabilities import sum_tolerance, sums_to_one, value_tolerance
 
 KINDS = ("logits", "probabilities", "log_probabilities")
+_ALONE = "one class alone is no choice between classes"
 
 
 @dataclass(frozen=True)
 class ValueKinds:
-    """The kinds that a tensor's values can be, and a sentence on each kind saying why or why not.
-
-    Attributes:
-        kinds: the possible ones, in the order of `KINDS`.
-        reasons: one sentence for each of `KINDS`.
-    """
+    """The kinds that a tensor's values can be, and a sentence on each of `KINDS` saying why or why not."""
 
     kinds: tuple[str, ...]
     reasons: dict[str, str]
@@ -43,7 +39,7 @@ def value_kinds(values: Tensor, *, class_dim: int | None, exclusive: bool | None
     if torch.isnan(values).any():
         return ValueKinds((), dict.fromkeys(KINDS, "no: there are NaN values"))
 
-    low, high = float(values.min()), float(values.max())
+    low, high = map(float, values.aminmax())
     classes = None if class_dim is None or values.shape[class_dim] < 2 else class_dim
     checks = {
         "logits": _can_be_logits(low, high),
@@ -69,9 +65,7 @@ def _can_be_probabilities(
     if low < 0 or high > 1 + value_tolerance(values.dtype):
         return False, f"the range [{low:.3g}, {high:.3g}] leaves [0, 1]"
     if exclusive is False or classes is None:
-        if exclusive:
-            return False, "one class alone is no choice between classes"
-        return True, "all values lie in [0, 1]"
+        return (False, _ALONE) if exclusive else (True, "all values lie in [0, 1]")
     return _judge_sums(sums_to_one(values, classes), exclusive, "values", "in [0, 1]")
 
 
@@ -81,9 +75,7 @@ def _can_be_log_probabilities(
     if high > value_tolerance(values.dtype):  # log(1 + eps) is about eps
         return False, f"the maximum {high:.3g} is above 0"
     if exclusive is False or classes is None:
-        if exclusive:
-            return False, "one class alone is no choice between classes"
-        return True, "no value is above 0"
+        return (False, _ALONE) if exclusive else (True, "no value is above 0")
     wide = in_double(values)
     # A log-probability is rounded relative to its own size: by half an eps of |log p|, and on the whole by half an eps
     # of Σ p·|log p|, the entropy. With many classes that is much: of 50,000 equal ones, 11 · eps / 2.
@@ -95,10 +87,8 @@ def _can_be_log_probabilities(
 
 def _coarsest_dtype(values: Tensor) -> torch.dtype:
     """The dtype with the fewest digits that holds these values: what was rounded to half precision stays rounded."""
-    for dtype in (torch.bfloat16, torch.float16):
-        if torch.equal(values.to(dtype).to(values.dtype), values):
-            return dtype
-    return values.dtype
+    halves = (torch.bfloat16, torch.float16)
+    return next((half for half in halves if torch.equal(values.to(half).to(values.dtype), values)), values.dtype)
 
 
 def _judge_sums(good: Tensor, exclusive: bool | None, what: str, where: str) -> tuple[bool, str]:

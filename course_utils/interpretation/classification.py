@@ -1,7 +1,5 @@
 """Reading a classifier's output: labels, confidence, the runners-up."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,7 +18,7 @@ from course_utils.foundation.arguments import (
     describe_value,
 )
 from course_utils.foundation.devices import full_precision
-from course_utils.foundation.evaluation import tensor_in
+from course_utils.foundation.evaluation import tensor_in, two_logits
 from course_utils.foundation.predictions import Prediction
 
 
@@ -83,7 +81,15 @@ def interpret_classification_output(
     check_count(top_k, "top_k")
     threshold = check_threshold(threshold, task)
     if task == "multiclass":
-        return _interpret_multiclass(logits, class_names, top_k)
+        if logits.shape[1] < 2:
+            raise ValueError(
+                f"logits of a multiclass task must be (N, C) with C ≥ 2, but are {describe_value(logits)}; "
+                "softmax over a single value is always 1, so one logit per sample is task='binary'"
+            )
+        names = check_class_names(class_names, logits.shape[1])
+        probabilities = torch.softmax(logits, dim=1)
+        classes, values = _top_k(logits, probabilities, top_k)  # (N, k) each
+        return ClassificationResult(classes[:, 0], values[:, 0], probabilities, names, classes, values)
     if task == "multilabel":
         probabilities = over_classes = torch.sigmoid(logits)  # (N, C)
         names = check_class_names(class_names, logits.shape[1])
@@ -98,31 +104,18 @@ def interpret_classification_output(
         probabilities = torch.sigmoid(logits)
         names = check_class_names(class_names, 2)
         over_classes = torch.stack([1 - probabilities, probabilities], dim=1)  # (N, 2)
-        ranked = torch.stack([torch.zeros_like(logits), logits], dim=1)  # softmax of (0, z) is the sigmoid of z
+        ranked = two_logits(logits)
     positive = logits >= 0 if threshold == 0.5 else probabilities >= threshold
     confidence = torch.where(positive, probabilities, 1 - probabilities)
     return ClassificationResult(positive.long(), confidence, probabilities, names, *_top_k(ranked, over_classes, top_k))
 
 
-def _interpret_multiclass(logits: Tensor, class_names: Sequence[str] | None, top_k: int) -> ClassificationResult:
-    if logits.shape[1] < 2:
-        raise ValueError(
-            f"logits of a multiclass task must be (N, C) with C ≥ 2, but are {describe_value(logits)}; "
-            "softmax over a single value is always 1, so one logit per sample is task='binary'"
-        )
-    names = check_class_names(class_names, logits.shape[1])
-    probabilities = torch.softmax(logits, dim=1)
-    if top_k == 1:  # max is several times faster than topk
-        labels = logits.max(dim=1).indices
-        confidence = probabilities.gather(1, labels[:, None])
-        return ClassificationResult(labels, confidence[:, 0], probabilities, names, labels[:, None], confidence)
-    classes, values = _top_k(logits, probabilities, top_k)
-    return ClassificationResult(classes[:, 0], values[:, 0], probabilities, names, classes, values)
-
-
 def _top_k(logits: Tensor, probabilities: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Classes with the k largest logits (N, C), best first, and their probabilities: (N, k) each."""
     logits = logits.detach()
+    if top_k == 1:  # max is several times faster than topk
+        classes = logits.max(dim=1, keepdim=True).indices
+        return classes, probabilities.gather(1, classes)
     if top_k > logits.shape[1]:
         raise ValueError(f"top_k must be at most the number of classes, {logits.shape[1]}, but is {top_k}")
     best = logits.topk(min(top_k + 1, logits.shape[1]), dim=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_count, check_logits, check_number, check_tensor, describe_value
@@ -67,8 +68,7 @@ class DecodedSequence:
     text: str | None
 
 
-@dataclass(frozen=True, eq=False)
-class Hypothesis:
+class Hypothesis(DecodedSequence):
     """A continuation found by beam search.
 
     Attributes:
@@ -76,11 +76,6 @@ class Hypothesis:
         score: Σ log p / T' ** length_penalty.
         tokens, text: as strings, and joined; None without a vocabulary.
     """
-
-    token_ids: Tensor
-    score: float
-    tokens: list[str] | None
-    text: str | None
 
 
 def greedy_decode(
@@ -113,18 +108,13 @@ def greedy_decode(
         logits = logits.transpose(0, 1)
     best, token_ids = logits.max(dim=-1)  # (N, T) each
     log_probabilities = best - logits.logsumexp(dim=-1)
-    lengths = _lengths(token_ids, ends)  # (N,)
+    is_end = _is_one_of(token_ids, ends)
+    # (N,), tokens to keep of each row: up to and with the first end token.
+    lengths = torch.where(is_end.any(1), is_end.to(torch.uint8).argmax(1) + 1, token_ids.shape[1])
     kept = torch.arange(token_ids.shape[1], device=token_ids.device) < lengths[:, None]
     scores = in_double(torch.where(kept, log_probabilities, 0)).sum(1)
     rows = zip(token_ids, lengths.tolist(), scores.tolist(), strict=True)
     return [DecodedSequence(ids[:length], score, *_as_text(ids[:length], vocab)) for ids, length, score in rows]
-
-
-def _lengths(token_ids: Tensor, ends: list[int]) -> Tensor:
-    """How many tokens of each row (N, T) to keep: up to and with the first end token."""
-    time = token_ids.shape[1]
-    is_end = _is_one_of(token_ids, ends)
-    return torch.where(is_end.any(1), is_end.to(torch.uint8).argmax(1) + 1, time)
 
 
 @torch.no_grad()
@@ -253,19 +243,21 @@ def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty
 
     for length in range(1, max_new_tokens + 1):
         # Twice as many as beams: even if one extension of every beam ends, k are left to go on.
-        count = min(2 * k, k * vocab_size)
-        top_sums, flat = (sums[:, :, None] + log_probabilities).reshape(n, -1).topk(count, dim=1)
-        beam, token = flat // vocab_size, flat % vocab_size  # (N, count)
+        extended_sums = (sums[:, :, None] + log_probabilities).reshape(n, -1)
+        if vocab_size == 1:  # there are only k, so dead places fill up
+            extended_sums = F.pad(extended_sums, (0, k), value=-torch.inf)
+        top_sums, flat = extended_sums.topk(2 * k, dim=1)
+        beam, token = (flat // vocab_size).clamp(max=k - 1), flat % vocab_size  # (N, 2K)
         extended = torch.cat([tokens.gather(1, beam[:, :, None].expand(-1, -1, length - 1)), token[:, :, None]], 2)
         ends = _is_one_of(token, end_tokens)
 
-        finished = ends & (torch.arange(count, device=device) < k) & ~done[:, None]
+        finished = ends & (torch.arange(2 * k, device=device) < k) & ~done[:, None]
         pool.add(extended, torch.where(finished, top_sums, -torch.inf), length, length_penalty)
         if k == 1:
             done |= finished[:, 0]  # greedy search ends where its choice is the end
 
         alive = torch.where(ends | done[:, None], -torch.inf, top_sums)
-        sums, chosen = alive.topk(min(k, count), dim=1)
+        sums, chosen = alive.topk(k, dim=1)
         beam, tokens = beam.gather(1, chosen), extended.gather(1, chosen[:, :, None].expand(-1, -1, length))
         if length == max_new_tokens:
             pool.add(tokens, sums, length, length_penalty)
@@ -276,11 +268,6 @@ def _search(reader: _Reader, n: int, k: int, max_new_tokens: int, length_penalty
         done |= sums.amax(1) / best_length**length_penalty <= pool.scores.amin(1)
         if done.all():
             break
-        if sums.shape[1] < k:  # a vocabulary smaller than the beams: fill up with dead places
-            missing = k - sums.shape[1]
-            sums = torch.cat([sums, sums.new_full((n, missing), -torch.inf)], 1)
-            beam = torch.cat([beam, beam[:, :1].expand(-1, missing)], 1)
-            tokens = torch.cat([tokens, tokens[:, :1].expand(-1, missing, -1)], 1)
         log_probabilities = reader.next(beam, tokens)  # (N, K, V)
     return pool
 
@@ -289,7 +276,7 @@ class _Reader:
     """Feeds prefixes to a model and returns log-probabilities of the next token, with or without a cached state."""
 
     def __init__(self, model: nn.Module, prompt: Tensor) -> None:
-        self.model, self.prompt, self.state, self.length = model, prompt, None, 0
+        self.model, self.prompt, self.state, self.length, self.beams = model, prompt, None, 0, 1
         self.cached = callable(getattr(model, "advance", None))
 
     def _log_probabilities(self, token_ids: Tensor) -> Tensor:
@@ -313,9 +300,7 @@ class _Reader:
 
     def first(self) -> Tensor:
         """(N, V) after the prompt."""
-        log_probabilities = self._log_probabilities(self.prompt)
-        self.beams = 1
-        return log_probabilities
+        return self._log_probabilities(self.prompt)
 
     def _call(self, read: Callable, token_ids: Tensor, *state: Any) -> Any:
         """Let the model read, and say what it read if it cannot: its own error rarely does."""

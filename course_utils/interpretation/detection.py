@@ -1,7 +1,5 @@
 """Reading a detector's raw output: decode boxes, score them, and let the best of each group survive."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -296,6 +294,7 @@ def evaluate_detections(
         TypeError, ValueError: different numbers of images, a missing key, boxes or scores that are NaN or infinite,
             boxes of negative size, labels that are no class indices, no true object at all.
     """
+    detections, true_boxes, true_labels = list(detections), list(true_boxes), list(true_labels)
     if not len(detections) == len(true_boxes) == len(true_labels):
         raise ValueError(
             "detections, true_boxes and true_labels must have one entry for each image, but have "
@@ -304,9 +303,10 @@ def evaluate_detections(
     check_share(iou_threshold, "iou_threshold")
     check_count(num_classes, "num_classes")
     found = [read_detection(each, f"detections[{i}]", num_classes=num_classes) for i, each in enumerate(detections)]
+    boxes = [read_boxes(each, f"true_boxes[{i}]") for i, each in enumerate(true_boxes)]
     truth = [
-        _check_truth(boxes, labels, i, num_classes)
-        for i, (boxes, labels) in enumerate(zip(true_boxes, true_labels, strict=True))
+        (there, _read_labels(labels, f"true_labels[{i}]", there, num_classes))
+        for i, (there, labels) in enumerate(zip(boxes, true_labels, strict=True))
     ]
     if sum(len(labels) for _, labels in truth) == 0:
         raise ValueError("there is no true object in any image, so recall means nothing")
@@ -341,14 +341,12 @@ def read_detection(found: Any, name: str, *, num_classes: int, scores: bool = Tr
     return boxes, full_precision(values), labels
 
 
-def _check_truth(boxes: Any, labels: Any, image: int, num_classes: int) -> tuple[Tensor, Tensor]:
-    boxes = read_boxes(boxes, f"true_boxes[{image}]")
-    return boxes, _read_labels(labels, f"true_labels[{image}]", boxes, num_classes)
-
-
 def _as_tensor(value: Any) -> Tensor:
-    """Lists and arrays as tensors; a tensor stays on its device, where torch.as_tensor would take the default one."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+    """Lists and arrays as tensors, without a graph.
+
+    A tensor stays on its device, where torch.as_tensor would take the default one.
+    """
+    return value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
 
 
 def read_boxes(value: Any, name: str) -> Tensor:
@@ -407,10 +405,7 @@ def _average_precision(right: Tensor, scores: Tensor, objects: int) -> Tensor:
     """COCO's average precision of one class, from its detections' hits and scores (K,), best first."""
     if objects == 0:
         return torch.tensor(torch.nan, dtype=torch.float64, device=right.device)
-    if len(right) == 0:
-        return torch.zeros((), dtype=torch.float64, device=right.device)
     precision, recall = _curve(right, scores, objects)
-    best_beyond = precision.flip(0).cummax(0).values.flip(0)
+    best_beyond = F.pad(precision.flip(0).cummax(0).values.flip(0), (0, 1))  # 0 for a recall that is never reached
     recalls = torch.arange(101, dtype=torch.float64, device=right.device) / 100
-    place = torch.searchsorted(recall, recalls)  # the first detection that reaches it
-    return torch.where(place < len(right), best_beyond[place.clamp(max=len(right) - 1)], 0).mean()
+    return best_beyond[torch.searchsorted(recall, recalls)].mean()  # from the first detection that reaches it

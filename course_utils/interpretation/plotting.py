@@ -272,9 +272,9 @@ def plot_beam_tree(
     for prefix, row in rows.items():
         on_best = prefix == best[: len(prefix)]
         if prefix:
-            start, end = (len(prefix) - 1, rows[prefix[:-1]]), (len(prefix), row)
-            style = {"color": "black" if on_best else "#999999", "linewidth": 3 if on_best else 1}
-            ax.plot(*zip(start, end, strict=True), linestyle="-" if prefix in kept else ":", **style)
+            line = {"color": "black", "linewidth": 3} if on_best else {"color": "#999999", "linewidth": 1}
+            line["linestyle"] = "-" if prefix in kept else ":"
+            ax.plot([len(prefix) - 1, len(prefix)], [rows[prefix[:-1]], row], **line)
         shown = literal(prefix[-1] if prefix else prompt).replace("\n", "⏎").replace(" ", "␣")
         frame = {"facecolor": "white", "edgecolor": "#999999", "boxstyle": "round,pad=0.25"}
         style = {"fontweight": "bold" if on_best else "normal", "color": "black" if prefix in kept else "#777777"}

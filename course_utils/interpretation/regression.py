@@ -12,7 +12,7 @@ from torch import Tensor
 from course_utils.foundation.arguments import check_class_names, check_tensor
 from course_utils.foundation.devices import full_precision, in_double
 from course_utils.foundation.evaluation import tensor_in
-from course_utils.foundation.results import Result, as_numpy
+from course_utils.foundation.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,18 +37,6 @@ class RegressionResult(Result):
     statistics: pd.DataFrame | None
 
     per_sample: ClassVar = ("preds", "target", "error")
-
-    def to_frame(self) -> pd.DataFrame:
-        import pandas as pd
-
-        parts = {"preds": self.preds, "target": self.target, "error": self.error}
-        columns = {
-            f"{name}_{d}": as_numpy(values[:, d])
-            for name, values in parts.items()
-            if values is not None
-            for d in range(self.preds.shape[1])
-        }
-        return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
         n, d = self.preds.shape
@@ -85,9 +73,9 @@ def interpret_regression_output(
                 "different shapes would broadcast every prediction against every target"
             )
     columns = preds.reshape(len(preds), -1)  # (N, D)
-    if names is not None and len(names) != columns.shape[1]:
-        raise ValueError(f"names must name {columns.shape[1]} outputs, but has {len(names)} names")
-    labels = check_class_names(names, columns.shape[1]) or tuple(f"output {d}" for d in range(columns.shape[1]))
+    num_outputs = columns.shape[1]
+    labels = check_class_names(names, num_outputs, name="names", of="outputs")
+    labels = labels or tuple(f"output {d}" for d in range(num_outputs))
     if target is None:
         return RegressionResult(columns, None, None, None)
     truth = target.reshape(len(target), -1).to(columns.device)

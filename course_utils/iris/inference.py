@@ -1,12 +1,10 @@
 """Reading a trained classifier: predictions in evaluation mode, and an accuracy with its uncertainty."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_number
@@ -30,7 +28,8 @@ def predict(
 
     Args:
         model: returns logits (N, C); for "binary" (N,) or (N, 1). Every submodule keeps its mode.
-        x: (N, …) finite inputs on the model's device, of any dtype; several as a tuple or dict; or a DataLoader.
+        x: (N, …) finite inputs on the model's device, of any dtype; several as a tuple or dict; or a DataLoader,
+            which must not shuffle.
         class_names: C names, for "binary" two; None leaves them out.
         task: "multiclass" or "binary". Binary: class 1 where its probability is at least 0.5.
         batch_size: samples that go through the model at a time; None takes all.
@@ -45,15 +44,10 @@ def predict(
     """
     logits = classifier_logits(model, x, task=task, batch_size=batch_size)  # (N, C), for binary (N, 2)
     class_names = check_class_names(class_names, logits.shape[1])
-    labels = _decide(logits, task)
+    labels = logits.argmax(1)
     probabilities = torch.softmax(logits, dim=1)
     confidence = probabilities.gather(1, labels[:, None])[:, 0]
     return Prediction(labels, confidence, probabilities[:, 1] if task == "binary" else probabilities, class_names)
-
-
-def _decide(logits: Tensor, task: str) -> Tensor:
-    """The class of the largest logit; of two equal ones class 1 in a binary task, and otherwise the lowest class."""
-    return (logits[:, 1] >= logits[:, 0]).long() if task == "binary" else logits.argmax(1)
 
 
 def accuracy(
@@ -68,12 +62,9 @@ def accuracy(
     """The share of right answers with its Wilson score interval, whose formula stands in `wilson_interval`.
 
     Args:
-        model: returns logits (N, C); for "binary" (N,) or (N, 1). It runs in evaluation mode and keeps its modes.
-        x: (N, …) inputs; several as a tuple or dict.
+        model, x, task, batch_size: as in `predict`; x must not be a DataLoader.
         y: N class indices, as a tensor, list or array.
         confidence: strictly between 0 and 1.
-        task: "multiclass" or "binary".
-        batch_size: samples that go through the model at a time; None takes all.
 
     >>> from course_utils.iris import MLP, load_iris_split
     >>> split = load_iris_split()
@@ -85,6 +76,6 @@ def accuracy(
         raise TypeError("x must hold tensors, not a DataLoader, whose order may differ from y's; pass batch_size=…")
     logits = classifier_logits(model, x, task=task, batch_size=batch_size)
     y = check_labels(y, "y", num_samples=len(logits), num_classes=logits.shape[1]).to(logits.device)
-    correct, n = int((_decide(logits, task) == y).sum()), len(y)
+    correct, n = int((logits.argmax(1) == y).sum()), len(y)
     low, high = wilson_interval(correct, n, confidence)
     return Interval(correct / n, low, high, n)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ENGINES = ("torchinfo", "torchsummary")
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")  # the second: fused with the ReLU behind
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 def parameters_of(model: nn.Module) -> dict[str, tuple[Tensor, bool]]:
     """name → (values, are they trainable?) of all parameters, and of the packed ones of quantised layers."""
+    if isinstance(model, torch.jit.ScriptModule) and not hasattr(model, "training"):
+        raise TypeError(
+            "a frozen TorchScript holds its weights as constants, no longer as parameters; pass the model that it was "
+            "made from"
+        )
     found = {name: (parameter.detach(), parameter.requires_grad) for name, parameter in model.named_parameters()}
     for name, module in model.named_modules():
-        if not type(module).__module__.startswith("torch.ao.nn.quantized"):
+        if not type(module).__module__.startswith(_QUANTISED):
             continue
         for part in ("weight", "bias"):  # methods there, of recurrent layers with another name and several tensors
             get = getattr(module, f"get_{part}", None) or getattr(module, part, None)
@@ -72,7 +78,7 @@ def parameter_table(model: nn.Module) -> pd.DataFrame:
     import pandas as pd
 
     rows = [
-        {"name": name, "shape": tuple(values.shape), "count": values.numel(), "trainable": is_trainable}
+        (name, tuple(values.shape), values.numel(), is_trainable)
         for name, (values, is_trainable) in parameters_of(check_model(model)).items()
     ]
     return pd.DataFrame(rows, columns=["name", "shape", "count", "trainable"])
@@ -92,15 +98,8 @@ def weight_statistics(model: nn.Module) -> pd.DataFrame:
         if values.numel() == 0:
             raise ValueError(f"the parameter {name!r} is empty: {describe_value(parameter)}")
         ordered = values.abs() if values.is_complex() else values
-        rows.append(
-            {
-                "name": name,
-                "mean": values.mean().item(),
-                "std": values.std(correction=0).item(),
-                "min": ordered.min().item(),
-                "max": ordered.max().item(),
-            }
-        )
+        statistics = values.mean(), values.std(correction=0), ordered.min(), ordered.max()
+        rows.append((name, *(value.item() for value in statistics)))
     return pd.DataFrame(rows, columns=["name", "mean", "std", "min", "max"])
 
 
@@ -199,12 +198,8 @@ def _torchsummary_text(model: nn.Module, sizes: list[tuple[int, ...]]) -> str:
 
     printed = io.StringIO()
     without_batch = [size[1:] for size in sizes]
+    shape = without_batch[0] if len(sizes) == 1 else without_batch
     # It prints and returns nothing, knows only float32, and wants the size without the batch.
     with contextlib.redirect_stdout(printed), torch.no_grad():
-        torchsummary.summary(
-            model.float(),
-            without_batch[0] if len(sizes) == 1 else without_batch,
-            batch_size=sizes[0][0],
-            device="cpu",
-        )
+        torchsummary.summary(model.float(), shape, batch_size=sizes[0][0], device="cpu")
     return printed.getvalue().strip()

@@ -14,10 +14,6 @@ def load_iris_split(*, test_size: float = 0.2, seed: int = 42) -> Split:
         test_size: the share of the test part, strictly between 0 and 1.
         seed: the same seed gives the same split.
 
-    Returns:
-        A `Split` with x_train, x_test (float32, (N, 4)), y_train, y_test (int64, (N,)), feature_names, class_names
-        and the fitted scaler.
-
     >>> split = load_iris_split()
     >>> split.x_train.shape, float(split.x_train.min()), float(split.x_train.max())
     (torch.Size([120, 4]), 0.0, 1.0)

@@ -107,12 +107,11 @@ def plot_decision_regions(
     values. Darker ground is more confident.
 
     Args:
-        model: returns logits (N, C); for "binary" (N,) or (N, 1).
+        model, task: as in `predict`.
         x: (N, D) samples.
         y: N class indices, as a tensor, list or array.
         features: the columns on the horizontal and the vertical axis.
         feature_names, class_names: D and C names; None numbers them.
-        task: "multiclass" or "binary".
         ax: draw here instead of in a new figure.
     """
     x = check_tensor(x, "x", ndim=2).detach()
@@ -147,21 +146,12 @@ def plot_decision_regions(
         levels = [c + 0.5 for c in range(num_classes - 1)]
         ax.contour(columns.numpy(), rows.numpy(), labels, levels=levels, colors="#444444", linewidths=1)
     for c in range(num_classes):
-        points = shown[(y == c).cpu().numpy()]
-        ax.scatter(
-            points[:, across],
-            points[:, up],
-            color=PALETTE[c % len(PALETTE)],
-            marker=MARKERS[c % len(MARKERS)],
-            edgecolor="white",
-            linewidth=0.7,
-            label=literal(names[c]),
-        )
-    wrong = shown[(prediction.labels != y).cpu().numpy()]
-    if len(wrong):
-        ax.scatter(
-            wrong[:, across], wrong[:, up], s=160, facecolor="none", edgecolor="black", linewidth=1.5, label="wrong"
-        )
+        points = shown[(y == c).cpu().numpy()][:, [across, up]].T
+        style = {"color": PALETTE[c % len(PALETTE)], "marker": MARKERS[c % len(MARKERS)], "edgecolor": "white"}
+        ax.scatter(*points, **style, linewidth=0.7, label=literal(names[c]))
+    wrong = shown[(prediction.labels != y).cpu().numpy()][:, [across, up]].T
+    if wrong.size:
+        ax.scatter(*wrong, s=160, facecolor="none", edgecolor="black", linewidth=1.5, label="wrong")
     axis_names = feature_names or [f"feature {i}" for i in range(x.shape[1])]
     ax.set(xlabel=axis_names[across], ylabel=axis_names[up])
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))

@@ -1,9 +1,6 @@
 """Full-batch training with a progress bar, a log of the loss, and a Stop button that loses nothing."""
 
-from __future__ import annotations
-
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,20 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import (
-    as_labels,
-    check_choice,
-    check_count,
-    check_labels,
-    check_number,
-    check_tensor,
-)
+from course_utils.foundation.arguments import as_labels, check_choice, check_count, check_labels, check_number
 from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, training_mode
 from course_utils.foundation.inputs import Inputs, call_model, map_inputs, tensors_of
 from course_utils.foundation.progress import progress_bar
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import isolated_randomness
-from course_utils.foundation.training import OPTIMIZERS, check_graph
+from course_utils.foundation.training import OPTIMIZERS, check_graph, warn_of_interruption
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,9 +76,6 @@ def train(
         progress: show a bar with the loss.
         seed: of the dropout masks; None draws fresh ones. The global random state stays as it is.
 
-    Returns:
-        TrainingLog(epochs, losses, seconds, interrupted).
-
     Raises:
         TypeError, ValueError: unknown optimizer, shapes or labels that do not fit, nothing that can be trained.
         FloatingPointError: the loss is NaN or infinite at a logged epoch; a smaller `lr` usually helps.
@@ -100,7 +87,7 @@ def train(
     """
     model = check_model(model)
     n = len(next(iter(tensors_of(x, "x").values())))
-    y = check_tensor(as_labels(y, "y", num_samples=n), "y", ndim=1, floating=False)
+    y = as_labels(y, "y", num_samples=n)
     if len(y) != n:
         raise ValueError(f"x and y must have the same length, but have {n} and {len(y)} samples")
     check_count(epochs, "epochs")
@@ -111,10 +98,8 @@ def train(
         raise ValueError("the model has no trainable parameter; set requires_grad_(True) on what should learn")
     with torch.inference_mode(False):  # tensors that were made in inference mode cannot be trained on
         x = map_inputs(lambda values: values.detach().clone(), x)  # the caller's stay as they are
-        y = y.detach().clone().long()
         logits = classifier_logits(model, x, task=task)
-        y = check_labels(y, "y", num_samples=n, num_classes=logits.shape[1]).to(logits.device)
-    compute_loss = F.cross_entropy if task == "multiclass" else _binary_cross_entropy
+        y = check_labels(y, "y", num_samples=n, num_classes=logits.shape[1]).detach().clone().long().to(logits.device)
 
     step = OPTIMIZERS[optimizer](model.parameters(), lr=lr)
     logged_epochs, losses = [], []
@@ -128,7 +113,11 @@ def train(
         try:
             for epoch in range(1, epochs + 1):
                 step.zero_grad()
-                loss = compute_loss(output_tensor(call_model(model, x)), y)
+                logits = output_tensor(call_model(model, x))
+                if task == "binary":
+                    loss = F.binary_cross_entropy_with_logits(logits.reshape(n), y.to(logits))
+                else:
+                    loss = F.cross_entropy(logits, y)
                 check_graph(loss).backward()
                 if epoch == 1 or epoch % log_every == 0 or epoch == epochs:
                     # Reading the loss and moving the bar only here keeps both under 2 % of the time.
@@ -143,19 +132,10 @@ def train(
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
-        message = f"training was interrupted in epoch {epoch:,} of {epochs:,}; the model keeps what it has learned"
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")  # as an error it would lose the history
-            warnings.warn(message, stacklevel=2)
+        warn_of_interruption(f"training was interrupted in epoch {epoch:,} of {epochs:,}")
     return TrainingLog(
         epochs=torch.tensor(logged_epochs, dtype=torch.int64),
         losses=torch.tensor(losses, dtype=torch.float64),
         seconds=time.perf_counter() - start,
         interrupted=interrupted,
     )
-
-
-def _binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Of logits (N,) or (N, 1) and labels 0 and 1 (N,)."""
-    logits = logits.reshape(len(y))
-    return F.binary_cross_entropy_with_logits(logits, y.to(logits))

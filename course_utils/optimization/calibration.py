@@ -1,7 +1,5 @@
 """Is a confidence honest? Reliability diagram, calibration error, and what honest predictions would show."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,14 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import (
-    check_choice,
-    check_count,
-    check_labels,
-    check_number,
-    check_tensor,
-    describe_value,
-)
+from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_number, check_tensor
 from course_utils.foundation.probabilities import check_probabilities
 from course_utils.foundation.results import Result
 from course_utils.foundation.seeding import make_generator
@@ -133,23 +124,25 @@ def expected_calibration_error(
 
 
 def honest_calibration_error(
-    probabilities: Tensor, *, n_bins: int = 15, n_resamples: int = 1000, seed: int | None = 0, confidence: float = 0.95
+    probabilities: Tensor,
+    *,
+    n_bins: int = 15,
+    n_resamples: int = 1000,
+    seed: int | None = 0,
+    confidence: float = 0.95,
+    task: str | None = None,
 ) -> HonestError:
-    """The calibration errors that perfectly calibrated predictions would show on as many samples.
+    """The calibration errors (l1) that perfectly calibrated predictions would show on as many samples.
 
     A measured ECE is above 0 for honest predictions too. So compare it with what honesty looks like: draw the labels
     from the probabilities themselves, measure, and repeat. Source: Bröcker & Smith (2007), "Increasing the reliability
     of reliability diagrams" (consistency resampling).
 
     Args:
-        probabilities, n_bins: as in `reliability_diagram`.
+        probabilities, n_bins, task: as in `reliability_diagram`.
         n_resamples: how often labels are drawn.
         seed: of the draws; None draws fresh ones.
-        confidence: of the interval, strictly between 0 and 1.
-
-    Returns:
-        HonestError(mean, low, high): the mean of the l1 errors, and the ends of the interval that holds the share
-        `confidence` of them.
+        confidence: the share of the errors that the interval holds, strictly between 0 and 1.
 
     >>> honest_calibration_error(torch.full((100,), 0.5), n_resamples=200).mean < 0.1
     True
@@ -157,10 +150,10 @@ def honest_calibration_error(
     check_count(n_bins, "n_bins")
     check_count(n_resamples, "n_resamples")
     check_number(confidence, "confidence", above=0, below=1)
-    p, _ = _confidence_and_hits(probabilities, torch.zeros(len(probabilities), dtype=torch.int64), None)
+    p, _ = _confidence_and_hits(probabilities, 0, task)  # any labels do: of each sample only p matters
     generator = make_generator(seed)
-    p = p.double().cpu()  # of each sample only the top label's probability matters
-    index = torch.bucketize(p, _bin_edges(n_bins, p)[1:-1])
+    index = torch.bucketize(p, _bin_edges(n_bins, p)[1:-1]).cpu()  # in its own dtype, as in `reliability_diagram`
+    p = p.double().cpu()
     sums = torch.bincount(index, weights=p, minlength=n_bins)
     errors = []
     for count in torch.ones(n_resamples).split(max(1, 10_000_000 // len(p))):
@@ -185,7 +178,9 @@ def _confidence_and_hits(probabilities: Tensor, target: Tensor, task: str | None
         return probabilities.clamp(max=1), target.to(probabilities.device) == 1
     if task == "binary" or probabilities.ndim == 1:
         wanted = "(N,) or (N, 1) = P(class 1)" if task == "binary" else "(N, C)"
-        raise ValueError(f"probabilities of a {task} task must be {wanted}, but are {describe_value(probabilities)}")
+        raise ValueError(
+            f"probabilities of a {task} task must be {wanted}, but have the shape {tuple(probabilities.shape)}"
+        )
     num_classes = probabilities.shape[1]
     if num_classes < 2:
         raise ValueError(

@@ -1,7 +1,5 @@
 """From honest probabilities to decisions: costs, other base rates, and the right to say nothing."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,7 +39,7 @@ def adjust_for_prior(
     prior: float | Tensor | None = None,
     pos_weight: float | None = None,
 ) -> Tensor:
-    """Correct logits for base rates that differ from those in training: add log(new odds / trained odds).
+    """Correct logits, in their shape and dtype, for base rates unlike those in training: add log(new / trained odds).
 
     A network learns the base rates of its training data. Oversampling, class weights and `pos_weight` change them, and
     so does a clinic where the disease is rarer. As long as each class still looks the same, the logits are off by a
@@ -53,9 +51,6 @@ def adjust_for_prior(
         train_prior: how often class 1 (or each of the C classes, summing to 1) occurred in training.
         prior: how often it occurs where the model is used.
         pos_weight: of `BCEWithLogitsLoss`, instead of the two above: training counted each positive this many times.
-
-    Returns:
-        The corrected logits, in the shape and dtype of `logits`.
 
     Raises:
         ValueError: neither pos_weight nor both priors, priors that are no probabilities strictly between 0 and 1.
@@ -88,7 +83,10 @@ def _share(value: float | Tensor, name: str) -> Tensor:
 
 
 def _shares(value: float | Tensor, name: str, classes: int) -> Tensor:
-    shares = torch.as_tensor(value, dtype=torch.float64).cpu()
+    try:
+        shares = torch.as_tensor(value, dtype=torch.float64).cpu()
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be {classes} numbers, but is {describe_value(value)}") from None
     if shares.shape != (classes,) or not (shares > 0).all() or abs(float(shares.sum()) - 1) > 1e-3:
         raise ValueError(f"{name} must be {classes} positive numbers that sum to 1, but is {value}")
     return shares / shares.sum()
@@ -141,4 +139,4 @@ def risk_coverage(scores: Tensor, correct: Tensor) -> RiskCoverage:
     group = torch.bucketize(position, answers.double())
     answered = position - (answers - sizes)[group]  # of the group that is being answered
     expected = (errors - wrong)[group] + answered * (wrong / sizes)[group]
-    return RiskCoverage(answers / len(scores), errors / answers, float((expected / position).mean()))
+    return RiskCoverage(answers.double() / len(scores), errors / answers, float((expected / position).mean()))

@@ -1,7 +1,5 @@
 """Several models, one answer: averaging, voting, stacking."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_labels, describe_value
 from course_utils.foundation.evaluation import check_model, classifier_logits, output_tensor, reading
-from course_utils.foundation.inputs import Inputs, check_same_order
+from course_utils.foundation.inputs import Inputs
 from course_utils.foundation.seeding import isolated_randomness
 
 METHODS = ("averaging", "voting", "stacking")
@@ -20,12 +18,7 @@ POOLS = ("linear", "logarithmic")
 
 
 class StackingModel(nn.Module):
-    """Multinomial logistic regression on the members' concatenated probabilities. Made by `fit_stacking`.
-
-    Args:
-        num_members: M.
-        num_classes: C.
-    """
+    """Multinomial logistic regression on M members' concatenated probabilities of C classes, by `fit_stacking`."""
 
     def __init__(self, num_members: int, num_classes: int) -> None:
         super().__init__()
@@ -124,6 +117,7 @@ def fit_stacking(
         models, inputs, task, batch_size: as in `ensemble_predictions`; the inputs are held-out.
         target: (N,) class indices.
     """
+    models = check_models(models)
     members = member_logits(models, inputs, task=task, batch_size=batch_size)
     target = check_labels(target, "target", num_samples=members.shape[1], num_classes=members.shape[2])
     features = _features(members)
@@ -169,7 +163,6 @@ def member_logits(
     models: Sequence[nn.Module], inputs: Inputs | DataLoader, *, task: str, batch_size: int | None
 ) -> Tensor:
     """Every member's logits, (M, N, C), in float32 or better, in evaluation mode and without a graph."""
-    check_same_order(inputs)
     logits = []
     for seed, model in enumerate(check_models(models)):
         logits.append(classifier_logits(model, inputs, task=task, batch_size=batch_size, seed=seed))
@@ -189,7 +182,10 @@ def _checked_weights(weights: Sequence[float] | Tensor | None, members: Tensor) 
     """The members' shares, (M,), summing to 1."""
     if weights is None:
         return members.new_full((len(members),), 1 / len(members), dtype=torch.float64)
-    share = torch.as_tensor(weights, dtype=torch.float64, device=members.device)
+    try:
+        share = torch.as_tensor(weights, dtype=torch.float64, device=members.device)
+    except (TypeError, ValueError):
+        raise TypeError(f"weights must be numbers, one a model, but are {describe_value(weights)}") from None
     if share.shape != (len(members),):
         raise ValueError(f"weights must be {len(members)} numbers, one a model, but are {describe_value(weights)}")
     if not torch.isfinite(share).all() or (share < 0).any() or share.sum() == 0:

@@ -1,10 +1,14 @@
-"""One model for each task, whose head, probabilities and loss belong together."""
+"""One model for each task, whose head, probabilities and loss belong together.
+
+Each has one hidden layer, `hidden_features` wide. A loss takes a target in the outputs' shape, except for classes.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_tensor, describe_value
+from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import evaluation_mode
 from course_utils.foundation.networks import ACTIVATIONS, TwoLayerNetwork
 
@@ -34,9 +38,12 @@ class _SigmoidModel(TwoLayerNetwork):
     """Every logit is a yes/no question of its own."""
 
     def predict_proba(self, x: Tensor) -> Tensor:
-        """The probability of yes for each logit, in the logits' shape; in evaluation mode, without a graph."""
+        """The probability of yes for each logit, in the logits' shape, float32 or better.
+
+        In evaluation mode, without a graph.
+        """
         with evaluation_mode(self), torch.no_grad():
-            return torch.sigmoid(self(x))
+            return torch.sigmoid(full_precision(self(x)))
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """Mean binary cross-entropy on the logits; target holds 0 and 1 in their shape, another shape raises."""
@@ -45,46 +52,29 @@ class _SigmoidModel(TwoLayerNetwork):
 
 
 class BinaryClassificationModel(_SigmoidModel):
-    """One logit for each sample, (N, 1); `predict_proba` gives P(class 1), `loss` takes a target (N, 1).
-
-    Args:
-        in_features: D.
-        hidden_features: width of the hidden layer.
-    """
+    """Inputs (N, in_features) → one logit for each sample, (N, 1); `predict_proba` gives P(class 1), (N, 1) too."""
 
     def __init__(self, in_features: int, *, hidden_features: int = 32) -> None:
         super().__init__(in_features, hidden_features, 1)
 
 
 class MultiLabelClassificationModel(_SigmoidModel):
-    """C independent logits for each sample, (N, C); probabilities and the loss's target have that shape too.
-
-    Args:
-        in_features: D.
-        num_classes: C.
-        hidden_features: width of the hidden layer.
-    """
+    """Inputs (N, in_features) → C independent logits for each sample, (N, C); probabilities have that shape too."""
 
     def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
         super().__init__(in_features, hidden_features, check_count(num_classes, "num_classes"))
 
 
 class MultiClassClassificationModel(TwoLayerNetwork):
-    """C competing logits for each sample, (N, C).
-
-    Args:
-        in_features: D.
-        num_classes: C ≥ 2.
-        hidden_features: width of the hidden layer.
-    """
+    """Inputs (N, in_features) → C ≥ 2 competing logits for each sample, (N, C)."""
 
     def __init__(self, in_features: int, num_classes: int, *, hidden_features: int = 32) -> None:
         super().__init__(in_features, hidden_features, check_count(num_classes, "num_classes", minimum=2))
 
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Softmax probabilities, (N, C), rows sum to 1; in evaluation mode, without a graph."""
+        """Softmax probabilities, (N, C), rows sum to 1, float32 or better; in evaluation mode, without a graph."""
         with evaluation_mode(self), torch.no_grad():
-            return torch.softmax(self(x), dim=1)
+            return torch.softmax(full_precision(self(x)), dim=1)
 
     def loss(self, x: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy on the logits; target (N,) holds class indices."""
@@ -94,14 +84,11 @@ class MultiClassClassificationModel(TwoLayerNetwork):
 
 
 class RegressionModel(TwoLayerNetwork):
-    """D values for each sample, (N, D), in the target's unit.
+    """Inputs (N, in_features) → D = out_features values for each sample, (N, D), in the target's unit.
 
     Args:
-        in_features: number of inputs.
-        out_features: D.
         activation: keeps the values in a range: "sigmoid" (0, 1), "tanh" (−1, 1), "softplus" (0, ∞), "relu" [0, ∞);
             None leaves them free.
-        hidden_features: width of the hidden layer.
     """
 
     def __init__(
@@ -138,13 +125,7 @@ class RegressionModel(TwoLayerNetwork):
 
 
 class GaussianRegressionModel(TwoLayerNetwork):
-    """A mean and a variance for each of D values, so that the model says how noisy the data are where it is asked.
-
-    Args:
-        in_features: number of inputs.
-        out_features: D.
-        hidden_features: width of the hidden layer.
-    """
+    """A mean and a variance for each of D = out_features values: how noisy are the data where the model is asked?"""
 
     def __init__(self, in_features: int, out_features: int = 1, *, hidden_features: int = 32) -> None:
         super().__init__(in_features, hidden_features, 2 * check_count(out_features, "out_features"))

@@ -1,7 +1,5 @@
 """Scores that honest probabilities cannot lose: the Brier score and its parts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -40,8 +38,7 @@ def brier_score(probabilities: Tensor, target: Tensor, *, n_bins: int = 15) -> B
     of the probability score"; Stephenson et al. (2008) for the rest within the bins.
 
     Args:
-        probabilities: (N, C) with rows that sum to 1, or (N,) = P(class 1).
-        target: (N,) class indices, or 0 and 1.
+        probabilities, target: as in `reliability_diagram`.
         n_bins: of the decomposition; the score itself does not depend on it.
 
     >>> brier_score(torch.tensor([0.5, 0.5]), torch.tensor([0, 1])).score

@@ -1,7 +1,5 @@
 """Making a confidence honest with one number: temperature scaling."""
 
-from __future__ import annotations
-
 import math
 import warnings
 
@@ -9,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.foundation.arguments import check_choice, check_count, check_labels, check_logits, describe_value
-from course_utils.foundation.devices import in_double
+from course_utils.foundation.devices import full_precision, in_double
+from course_utils.foundation.evaluation import two_logits
 
 _SMALLEST, _LARGEST = 1e-4, 1e4  # bounds of the temperature
 _MASKED = -1e30  # stands for −inf: its exponential is 0 too, but 0 times it is 0 and not NaN
@@ -39,12 +38,14 @@ class TemperatureScaler(nn.Module):
         return logits / self.temperature.to(logits.device, logits.dtype)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (N, C) → calibrated probabilities (N, C); for binary, logits (N,) or (N, 1) → P(class 1) (N,)."""
+        """Logits (N, C) → calibrated probabilities (N, C); for binary, logits (N,) or (N, 1) → P(class 1) (N,).
+
+        In float32 or better: in half precision many of them would be equal whose logits are not.
+        """
         _check_logits(logits, self.task)
         scaled = in_double(logits) / self.temperature.to(in_double(logits).device)  # half precision would overflow
-        if self.task == "binary":
-            return torch.sigmoid(scaled.reshape(len(scaled))).to(logits)
-        return torch.softmax(scaled, dim=1).to(logits)
+        p = torch.sigmoid(scaled.reshape(len(scaled))) if self.task == "binary" else torch.softmax(scaled, dim=1)
+        return p.to(full_precision(logits))
 
     def extra_repr(self) -> str:
         return f"temperature={float(self.temperature):.4g}, converged={self.converged}"
@@ -76,7 +77,8 @@ def temperature_scaling(
     >>> round(float(scaler.probabilities(logits)[0, 0]), 4)
     0.75
     """
-    z = in_double(_two_columns(_check_logits(logits, task).detach(), task))  # (N, C)
+    z = in_double(_check_logits(logits, task).detach())
+    z = two_logits(z) if task == "binary" else z  # (N, C)
     target = check_labels(target, "target", num_samples=len(z), num_classes=z.shape[1]).to(z.device)
     check_count(max_iter, "max_iter")
     z = z - z.amax(1, keepdim=True)  # softmax does not change, and exp(βz) cannot overflow
@@ -129,14 +131,6 @@ def _check_logits(logits: Tensor, task: str) -> Tensor:
             "task='binary'"
         )
     return logits
-
-
-def _two_columns(logits: Tensor, task: str) -> Tensor:
-    """One logit z a sample is a choice between the logits 0 and z."""
-    if task == "multiclass":
-        return logits
-    z = logits.reshape(len(logits))
-    return torch.stack([torch.zeros_like(z), z], dim=1)
 
 
 def _derivatives(z: Tensor, own: Tensor, beta: float) -> tuple[float, float, float]:

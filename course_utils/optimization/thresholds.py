@@ -1,13 +1,12 @@
 """The best decision threshold, exactly: every distinct score is tried, in one sort."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from course_utils.foundation.arguments import (
@@ -63,7 +62,7 @@ def adjust_threshold(
 
     Args:
         probabilities: (N,) or (N, 1) of class 1, in [0, 1]; or (N, C) of C independent labels, each of which gets a
-            threshold of its own.
+            threshold of its own: then the result is a list of C.
         target: 0 and 1 in the same shape, with at least one 1 for each label.
         metric: "f1" = 2·TP / (2·TP + FP + FN); "f_beta" = (1 + β²)·TP / ((1 + β²)·TP + β²·FN + FP); "accuracy";
             "balanced_accuracy" (mean of both classes' recalls); "mcc", Matthews' correlation; "cost", minus the mean
@@ -76,9 +75,6 @@ def adjust_threshold(
             the best threshold is known without a search: `bayes_threshold`.
         min_precision, min_recall: only thresholds that reach these are considered.
         sample_weight: (N,) ≥ 0, how much each sample counts; None counts all alike.
-
-    Returns:
-        ThresholdResult, or a list of C of them.
 
     Raises:
         TypeError, ValueError: values that are no probabilities or labels, different lengths, no positives, a missing
@@ -111,9 +107,9 @@ def adjust_threshold(
         raise ValueError("target has no positives, so no threshold can find any")
     if callable(metric) or metric in ("accuracy", "balanced_accuracy", "mcc", "cost"):
         scores = torch.cat([scores, scores.new_tensor([math.inf])])  # "predict none"
-        true_positives, predicted = _with_zero(true_positives), _with_zero(predicted)
-    table = _Table(true_positives, predicted - true_positives, positives - true_positives, total)
-    values = _metric(metric, table, beta, costs)
+        true_positives, predicted = (F.pad(counts, (0, 1)) for counts in (true_positives, predicted))
+    tp, fp, fn = true_positives, predicted - true_positives, positives - true_positives  # (K,) each
+    values = _metric(metric, (tp, fp, fn, total - tp - fp - fn), total, beta, costs)
     candidates = values
     if min_precision is not None:
         precise = (predicted == 0) | (true_positives / predicted >= min_precision)
@@ -188,25 +184,10 @@ def _weighted_counts(probabilities: Tensor, target: Tensor, weight: Tensor) -> t
     return scores, true_positives, predicted, float(weight.sum())
 
 
-def _with_zero(counts: Tensor) -> Tensor:
-    return torch.cat([counts, counts.new_zeros(1)])
-
-
-class _Table(NamedTuple):
-    """Three numbers of a confusion matrix at each candidate, (K,) each, and the total of all samples."""
-
-    tp: Tensor
-    fp: Tensor
-    fn: Tensor
-    total: float
-
-    @property
-    def tn(self) -> Tensor:
-        return self.total - self.tp - self.fp - self.fn
-
-
-def _metric(metric: str | Metric, table: _Table, beta: float, costs: tuple[float, float] | None) -> Tensor:
-    tp, fp, fn, tn = table.tp, table.fp, table.fn, table.tn
+def _metric(
+    metric: str | Metric, table: tuple[Tensor, ...], total: float, beta: float, costs: tuple[float, float] | None
+) -> Tensor:
+    tp, fp, fn, tn = table  # (K,) each: of the confusion matrix at each candidate
     if callable(metric):
         return _own_metric(metric, table)
     if metric in ("f1", "f_beta"):
@@ -217,9 +198,9 @@ def _metric(metric: str | Metric, table: _Table, beta: float, costs: tuple[float
     if metric == "recall":
         return tp / (tp + fn)
     if metric == "accuracy":
-        return (tp + tn) / table.total
+        return (tp + tn) / total
     if metric == "cost":
-        return -(costs[0] * fp + costs[1] * fn) / table.total
+        return -(costs[0] * fp + costs[1] * fn) / total
     positives, negatives = tp + fn, fp + tn
     if not (negatives > 0).all():
         raise ValueError(f"{metric} needs both classes, but target has no negatives")
@@ -230,11 +211,11 @@ def _metric(metric: str | Metric, table: _Table, beta: float, costs: tuple[float
     return (tp * negatives + tn * positives) / (2 * positives * negatives)
 
 
-def _own_metric(metric: Metric, table: _Table) -> Tensor:
-    values = metric(table.tp, table.fp, table.fn, table.tn)
-    if not isinstance(values, Tensor) or values.shape != table.tp.shape:
+def _own_metric(metric: Metric, table: tuple[Tensor, ...]) -> Tensor:
+    values, shape = metric(*table), tuple(table[0].shape)
+    if not isinstance(values, Tensor) or values.shape != shape:
         raise ValueError(
-            f"the metric must return a score for each of the {len(table.tp)} candidates, a tensor of the shape "
-            f"{tuple(table.tp.shape)}, but returned {describe_value(values)}"
+            f"the metric must return a score for each of the {shape[0]} candidates, a tensor of the shape "
+            f"{shape}, but returned {describe_value(values)}"
         )
     return values.double().nan_to_num(nan=-math.inf)

@@ -1,8 +1,7 @@
 """How unsure is a network, and why: Monte Carlo dropout and deep ensembles."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,13 +12,14 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 
 from course_utils.foundation.arguments import check_choice, check_count, check_logits, check_tensor, describe_value
-from course_utils.foundation.evaluation import output_tensor, reading, unfused_attention
-from course_utils.foundation.inputs import Inputs, batches, call_model, check_same_order, map_inputs
-from course_utils.foundation.results import Result, as_numpy, plain
+from course_utils.foundation.devices import full_precision
+from course_utils.foundation.evaluation import attributes_kept, output_tensor, reading, unfused_attention
+from course_utils.foundation.inputs import Inputs, batches, call_model, map_inputs, num_samples
+from course_utils.foundation.results import Result
 from course_utils.optimization.ensembles import check_models
 
 TASKS = ("multiclass", "binary", "multilabel", "regression", "gaussian")
-Moments = tuple[Tensor, Tensor]  # means and variances, (…, N, D) each
+Outputs = tuple[Tensor, ...]  # of a model: one tensor, (…, N, …), or means and variances, (…, N, D) each
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,23 +49,6 @@ class UncertaintyResult(Result):
 
     per_sample: ClassVar = ("mean", "variance", "predictive_entropy", "mutual_information")
 
-    def __getitem__(self, index: int) -> dict:
-        index = range(len(self))[index]
-        fields = {name: getattr(self, name) for name in self.per_sample}
-        return {name: plain(value[index]) for name, value in fields.items() if value is not None}
-
-    def to_frame(self):
-        import pandas as pd
-
-        columns = {}
-        for name in self.per_sample:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            for i, column in enumerate(value.reshape(len(self), -1).T):
-                columns[name if value.ndim == 1 else f"{name}_{i}"] = as_numpy(column)
-        return pd.DataFrame(columns)
-
 
 def monte_carlo_dropout(
     model: nn.Module,
@@ -87,7 +70,7 @@ def monte_carlo_dropout(
         model: returns logits (N, C), or values (N, D) for regression. It must call an nn.Dropout layer (or one of
             its relatives) with p > 0. Dropout that is only a function call, `F.dropout`, or an option of another
             layer, such as `nn.LSTM(dropout=…)` or that of attention weights, cannot be seen from outside: use layers.
-        inputs: (N, …), several tensors, or a DataLoader.
+        inputs: (N, …), several tensors, or a DataLoader (which must not shuffle).
         n_samples: S ≥ 2.
         task: "multiclass" (softmax), "binary" (one logit a sample), "multilabel" (sigmoid), "regression" (values, no
             entropies) or "gaussian" (the model returns a pair of means and variances, (N, D) each).
@@ -101,7 +84,7 @@ def monte_carlo_dropout(
 
     Raises:
         TypeError, ValueError: no dropout layer, or none that is called; fewer than two samples; outputs that do not fit
-            the task or are not finite.
+            the task, are not finite, or have no row for each sample.
     """
     check_choice(task, "task", TASKS)
     check_count(n_samples, "n_samples", minimum=2)
@@ -119,27 +102,25 @@ def monte_carlo_dropout(
                 "add nn.Dropout, or use deep_ensemble"
             )
         called = []
-        hooks = [layer.register_forward_pre_hook(lambda *_: called.append(True)) for layer in layers]
-        try:
+        with ExitStack() as hooks:  # they go at its end
             for layer in layers:
+                hooks.enter_context(layer.register_forward_pre_hook(lambda *_: called.append(True)))
                 layer.train()
             parts = [_repeat(model, batch, n_samples, chunk_size) for batch in batches(inputs, batch_size)]
-        finally:
-            for hook in hooks:
-                hook.remove()
     if not called:
         raise ValueError(
             f"the model has {len(layers)} dropout layer(s), but its forward pass calls none of them, so all samples "
             "would be equal; use deep_ensemble"
         )
-    return _summarise(_joined(parts), task)
+    return _summarise(_joined(parts, dim=1), task)
 
 
-def _repeat(model: nn.Module, inputs: Inputs, n_samples: int, chunk_size: int | None) -> Tensor | Moments:
+def _repeat(model: nn.Module, inputs: Inputs, n_samples: int, chunk_size: int | None) -> Outputs:
     """The model's output n_samples times, each with random masks of its own, (S, N, …)."""
 
-    def once(_: Tensor | None = None) -> Tensor | Moments:
-        return _output(call_model(model, map_inputs(lambda value: value.detach().clone(), inputs)))
+    def once(_: Tensor | None = None) -> Outputs:
+        with attributes_kept(model):  # each time from the state that the model came with
+            return _ask(model, inputs)
 
     several = vmap(once, randomness="different")
     device = next((value.device for value in model.parameters()), None)
@@ -152,7 +133,7 @@ def _repeat(model: nn.Module, inputs: Inputs, n_samples: int, chunk_size: int | 
         return _collect((_stacked([once()]) for _ in range(n_samples)), n_samples)
 
 
-def _collect(parts: Iterable[Tensor | Moments], n_samples: int) -> Tensor | Moments:
+def _collect(parts: Iterable[Outputs], n_samples: int) -> Outputs:
     """Parts (K, …) in one tensor (S, …) each, into which they are copied as soon as they are there.
 
     Parts kept until the end would lie between large temporary tensors, and break the memory that those leave behind
@@ -160,15 +141,14 @@ def _collect(parts: Iterable[Tensor | Moments], n_samples: int) -> Tensor | Mome
     """
     samples, filled = None, 0
     for part in parts:
-        moments = part if isinstance(part, tuple) else (part,)
-        if len(moments[0]) == n_samples:
+        if len(part[0]) == n_samples:
             return part
         if samples is None:
-            samples = tuple(moment.new_empty(n_samples, *moment.shape[1:]) for moment in moments)
-        for whole, moment in zip(samples, moments, strict=True):
-            whole[filled : filled + len(moment)] = moment
-        filled += len(moments[0])
-    return samples if isinstance(part, tuple) else samples[0]
+            samples = tuple(values.new_empty(n_samples, *values.shape[1:]) for values in part)
+        for whole, values in zip(samples, part, strict=True):
+            whole[filled : filled + len(values)] = values
+        filled += len(part[0])
+    return samples
 
 
 def deep_ensemble(
@@ -186,9 +166,8 @@ def deep_ensemble(
     Args:
         models: at least two, each returning logits (N, C), or values (N, D) for regression. A member that draws random
             numbers draws others than the members beside it.
-        inputs: (N, …), several tensors, or a DataLoader (which must not shuffle).
-        task: as in `monte_carlo_dropout`; for "gaussian", `GaussianRegressionModel` is such a member.
-        batch_size: how many of the N inputs to compute at once; None takes all.
+        inputs, task, batch_size: as in `monte_carlo_dropout`; a DataLoader must not shuffle. For "gaussian",
+            `GaussianRegressionModel` is such a member.
 
     Raises:
         TypeError, ValueError: fewer than two models, outputs of different shapes or not finite.
@@ -197,60 +176,66 @@ def deep_ensemble(
     models = check_models(models)
     if len(models) < 2:
         raise ValueError(f"an ensemble needs at least two models, but has {len(models)}")
-    check_same_order(inputs)
     outputs = []
     for seed, model in enumerate(models):
         with reading(model, seed=seed) as model, torch.no_grad():
-            parts = [
-                _output(call_model(model, map_inputs(lambda value: value.detach().clone(), batch)))
-                for batch in batches(inputs, batch_size)
-            ]
-        outputs.append(_joined(parts, dim=0))
+            outputs.append(_joined([_ask(model, batch) for batch in batches(inputs, batch_size)], dim=0))
         shapes = [_shape(output) for output in (outputs[0], outputs[-1])]
         if shapes[0] != shapes[1]:
             raise ValueError(f"the models' outputs must have the same shape, but have {shapes[0]} and {shapes[1]}")
     return _summarise(_stacked(outputs), task)
 
 
-def _output(output: object) -> Tensor | Moments:
-    """The tensor in a model's output, or a pair of means and variances."""
-    if isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output):
-        return output
-    return output_tensor(output)
+def _ask(model: nn.Module, inputs: Inputs) -> Outputs:
+    """The tensor in a model's output, or a pair of means and variances, with a row for each sample.
+
+    In-place layers get a copy of the inputs.
+    """
+    output = call_model(model, map_inputs(lambda value: value.detach().clone(), inputs))
+    is_pair = isinstance(output, tuple) and len(output) == 2 and all(isinstance(part, Tensor) for part in output)
+    parts = output if is_pair else (output_tensor(output),)
+    n = num_samples(inputs)
+    for part in parts:
+        if part.ndim == 0 or len(part) != n:
+            raise ValueError(
+                f"the model must return one row for each of the {n} samples, but returned {describe_value(part)}"
+            )
+    return parts
 
 
-def _shape(output: Tensor | Moments) -> tuple:
-    return tuple(output.shape) if isinstance(output, Tensor) else tuple(tuple(part.shape) for part in output)
+def _shape(output: Outputs) -> tuple:
+    shapes = tuple(tuple(values.shape) for values in output)
+    return shapes if len(shapes) > 1 else shapes[0]
 
 
-def _joined(parts: list[Tensor | Moments], dim: int = 1) -> Tensor | Moments:
+def _joined(parts: list[Outputs], dim: int) -> Outputs:
     """Batches one after the other."""
-    if isinstance(parts[0], tuple):
-        return tuple(torch.cat(moment, dim) for moment in zip(*parts, strict=True))
-    return torch.cat(parts, dim)
+    return tuple(torch.cat(values, dim) for values in zip(*parts, strict=True))
 
 
-def _stacked(outputs: list[Tensor | Moments]) -> Tensor | Moments:
+def _stacked(outputs: list[Outputs]) -> Outputs:
     """Opinions one above the other."""
-    if isinstance(outputs[0], tuple):
-        return tuple(torch.stack(moment) for moment in zip(*outputs, strict=True))
-    return torch.stack(outputs)
+    return tuple(torch.stack(values) for values in zip(*outputs, strict=True))
 
 
-def _summarise(outputs: Tensor | Moments, task: str) -> UncertaintyResult:
+def _summarise(outputs: Outputs, task: str) -> UncertaintyResult:
     if task == "gaussian":
         return _summarise_gaussian(outputs)
-    if isinstance(outputs, tuple):
+    if len(outputs) > 1:
         raise TypeError(
             f"the model returned a pair of tensors; for means and variances pass task='gaussian', not {task!r}"
         )
+    (outputs,) = outputs
     if task == "regression":
         check_tensor(outputs, "the model's outputs")
     else:
         check_logits(outputs, "the model's logits", class_dim=2 if task == "multiclass" and outputs.ndim == 3 else None)
-    outputs = outputs.float() if outputs.element_size() < 4 else outputs
+    outputs = full_precision(outputs)
     if task == "binary":
-        return _summarise_binary(outputs)
+        if outputs.ndim < 2 or outputs.shape[2:] not in ((), (1,)):
+            wanted = "logits (N,) or (N, 1)"
+            raise ValueError(f"a binary model must return {wanted}, but returned {describe_value(outputs[0])}")
+        return _summarise_probabilities(outputs.reshape(outputs.shape[:2]).sigmoid(), _binary_entropy)  # (S, N)
     if outputs.ndim != 3 or (task == "multiclass" and outputs.shape[2] < 2):
         wanted = "values (N, D)" if task == "regression" else "logits (N, C)" + (" with C ≥ 2" * (task == "multiclass"))
         hint = (
@@ -265,27 +250,21 @@ def _summarise(outputs: Tensor | Moments, task: str) -> UncertaintyResult:
     return _summarise_probabilities(samples, _entropy if task == "multiclass" else _binary_entropy)
 
 
-def _summarise_binary(outputs: Tensor) -> UncertaintyResult:
-    if outputs.ndim not in (2, 3) or (outputs.ndim == 3 and outputs.shape[2] != 1):
-        raise ValueError(f"a binary model must return logits (N,) or (N, 1), but returned {describe_value(outputs[0])}")
-    return _summarise_probabilities(outputs.reshape(outputs.shape[:2]).sigmoid(), _binary_entropy)  # (S, N)
-
-
 def _summarise_probabilities(samples: Tensor, entropy_of: Callable[[Tensor], Tensor]) -> UncertaintyResult:
     entropy = entropy_of(samples.mean(0))
     # One sample after the other: the logarithms of all at once would take as much memory as the samples themselves.
-    mean_entropy = _collect((entropy_of(sample)[None] for sample in samples), len(samples)).mean(0)
-    information = (entropy - mean_entropy).clamp(min=0)  # rounding may push it below 0
+    (entropies,) = _collect(((entropy_of(sample)[None],) for sample in samples), len(samples))
+    information = (entropy - entropies.mean(0)).clamp(min=0)  # rounding may push it below 0
     return UncertaintyResult(samples.mean(0), samples.var(0, correction=0), entropy, information, samples)
 
 
-def _summarise_gaussian(outputs: Tensor | Moments) -> UncertaintyResult:
-    if not isinstance(outputs, tuple) or outputs[0].ndim != 3 or outputs[0].shape != outputs[1].shape:
+def _summarise_gaussian(outputs: Outputs) -> UncertaintyResult:
+    if len(outputs) != 2 or outputs[0].ndim != 3 or outputs[0].shape != outputs[1].shape:
         raise ValueError(
             "a model with task='gaussian' must return a pair (means, variances), (N, D) each, but returned outputs of "
             f"the shape(s) {_shape(outputs)}"
         )
-    means, variances = (part.float() if part.element_size() < 4 else part for part in outputs)  # (S, N, D) each
+    means, variances = map(full_precision, outputs)  # (S, N, D) each
     check_tensor(means, "the model's means")
     if (check_tensor(variances, "the model's variances") < 0).any():
         raise ValueError("the model's variances must not be negative; log-variances need .exp() first")

@@ -1,7 +1,6 @@
 """What a network's answers depend on: on every sample, on nothing but that sample, on all of it."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,12 +18,7 @@ _LARGE_OUTPUT = 1e4  # times the largest input
 
 
 def check_output(output: Tensor, parts: dict[str, Tensor]) -> list[Finding]:
-    """The first axis, the size, and whether the samples differ.
-
-    Args:
-        output: of one forward pass.
-        parts: the inputs by name, (N, …) each.
-    """
+    """The first axis of an output, its size, and whether the samples differ; `parts` are the inputs, (N, …) each."""
     n = len(next(iter(parts.values())))
     if output.ndim == 0 or len(output) != n:
         text = (
@@ -132,16 +126,16 @@ def _unread_parts(model: nn.Module, inputs: Inputs, output: list[Tensor]) -> lis
     return [Finding("warning", "unread inputs", text)]
 
 
-def _unread_places(model: nn.Module, inputs: Inputs, output: list[Tensor]) -> list[Finding]:
+def _unread_places(model: nn.Module, inputs: Inputs, output: list[Tensor]) -> Iterator[Finding]:
     """Features, channels or time steps (axis 1) of an input that do not reach the output."""
-    found = []
     gradients = _input_gradients(model, inputs)
     for name, values in tensors_of(inputs, finite=False).items():
         if values.ndim < 2 or values.shape[1] < 2:
             continue
-        places = (
-            _without_gradient(gradients[name]) if name in gradients else _unread_half(model, inputs, values, output)
-        )
+        if name in gradients:  # the places where it is exactly 0 for every sample
+            places = torch.nonzero((gradients[name].movedim(1, 0).flatten(1) == 0).all(1)).flatten()
+        else:
+            places = _unread_half(model, inputs, values, output)
         if not len(places) or len(places) == values.shape[1]:
             continue
         # No gradient may also mean a step function, so the values are changed as well.
@@ -152,8 +146,7 @@ def _unread_places(model: nn.Module, inputs: Inputs, output: list[Tensor]) -> li
                 f"{len(places)} of {values.shape[1]} places along axis 1 of {name} do not reach the output, whatever "
                 f"stands there: {listed(places.tolist())}. Look for an index or a slice that leaves them out"
             )
-            found.append(Finding("warning", "unread inputs", text))
-    return found
+            yield Finding("warning", "unread inputs", text)
 
 
 def _input_gradients(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
@@ -170,11 +163,6 @@ def _input_gradients(model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
         except RuntimeError:  # some layers have no backward pass in evaluation mode, an LSTM on a GPU for one
             return {}
     return {name: gradient for name, gradient in zip(parts, gradients, strict=True) if gradient is not None}
-
-
-def _without_gradient(gradient: Tensor) -> Tensor:
-    """The places along axis 1 where the gradient is exactly 0 for every sample."""
-    return torch.nonzero((gradient.movedim(1, 0).flatten(1) == 0).all(1)).flatten()
 
 
 def _unread_half(model: nn.Module, inputs: Inputs, values: Tensor, output: list[Tensor]) -> Tensor:

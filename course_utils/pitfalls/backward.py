@@ -1,10 +1,8 @@
 """The gradients of all parameters: there at all, finite, neither exploding nor vanishing."""
 
-from __future__ import annotations
-
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,14 +15,7 @@ _LARGE_GRADIENT, _VANISHED = 1e3, 1e-5
 
 
 def check_gradients(output: Tensor, target: Tensor, loss: Callable, parameters: dict[str, Tensor]) -> list[Finding]:
-    """Run the loss, and look at the gradient of every trainable parameter.
-
-    Args:
-        output: with its graph.
-        target: what `loss` compares it with.
-        loss: called as loss(output, target).
-        parameters: the trainable ones, by name.
-    """
+    """Run loss(output, target), and look at the gradient of every trainable parameter; the output has its graph."""
     if not parameters:
         return [Finding("warning", "gradients", "no parameter is trainable, so there is nothing to train")]
     try:
@@ -47,27 +38,25 @@ def check_gradients(output: Tensor, target: Tensor, loss: Callable, parameters: 
     if value == 0:
         return []  # nothing left to learn here, so the gradients say nothing
     dense = [gradient.to_dense() if gradient is not None else None for gradient in gradients]  # sparse embeddings
-    return _judge_gradients(dict(zip(parameters, dense, strict=True)))
+    return list(_judge_gradients(dict(zip(parameters, dense, strict=True))))
 
 
-def _judge_gradients(gradients: dict[str, Tensor | None]) -> list[Finding]:
-    found = []
-    unused = [name for name, gradient in gradients.items() if gradient is None]
-    if unused:
+def _judge_gradients(gradients: dict[str, Tensor | None]) -> Iterator[Finding]:
+    if unused := [name for name, gradient in gradients.items() if gradient is None]:
         text = f"{listed(unused)}: the loss does not depend on them, so they never learn. Are they called in forward?"
-        found.append(Finding("warning", "unused parameters", text))
+        yield Finding("warning", "unused parameters", text)
     used = {name: gradient for name, gradient in gradients.items() if gradient is not None}
     if nonfinite := [name for name, gradient in used.items() if not gradient.isfinite().all()]:
-        found.append(Finding("problem", "gradients", f"NaN or Inf in the gradients of {listed(nonfinite)}"))
-        return found
+        yield Finding("problem", "gradients", f"NaN or Inf in the gradients of {listed(nonfinite)}")
+        return
     sizes = {name: float(in_double(gradient.abs()).square().mean().sqrt()) for name, gradient in used.items()}
     if zero := [name for name, size in sizes.items() if size == 0]:
         text = f"exactly 0 for {listed(zero)}: look for saturated or dead units behind them"
-        found.append(Finding("warning", "zero gradients", text))
+        yield Finding("warning", "zero gradients", text)
     norm = math.sqrt(sum(float(in_double(gradient.abs()).square().sum()) for gradient in used.values()))
     if norm > _LARGE_GRADIENT:
         text = f"their total norm is {norm:.3g}; scale inputs and targets, lower the learning rate, or clip"
-        found.append(Finding("warning", "exploding gradients", text))
+        yield Finding("warning", "exploding gradients", text)
     weights = {name: size for name, size in sizes.items() if used[name].ndim > 1 and size > 0}
     if len(weights) > 1:
         smallest, largest = min(weights, key=weights.get), max(weights, key=weights.get)
@@ -76,5 +65,4 @@ def _judge_gradients(gradients: dict[str, Tensor | None]) -> list[Finding]:
                 f"those of {smallest} are {weights[largest] / weights[smallest]:.0e} times smaller than those of "
                 f"{largest}: use ReLU for sigmoid or tanh, normalisation layers, or skip connections"
             )
-            found.append(Finding("warning", "vanishing gradients", text))
-    return found
+            yield Finding("warning", "vanishing gradients", text)

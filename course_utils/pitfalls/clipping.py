@@ -83,15 +83,12 @@ def _scale(gradients: list[Tensor], factor: float) -> None:
 
 
 def _parameters(model_or_parameters: nn.Module | Tensor | Iterable[Tensor]) -> list[Tensor]:
-    if isinstance(model_or_parameters, nn.Module):
-        parameters = list(model_or_parameters.parameters())
-    elif isinstance(model_or_parameters, Tensor):
-        parameters = [model_or_parameters]
-    elif isinstance(model_or_parameters, Iterable):
-        parameters = list(model_or_parameters)
-    else:
+    if not isinstance(model_or_parameters, (nn.Module, Tensor, Iterable)):
         wanted = "a module, a parameter or an iterable of parameters"
         raise TypeError(f"model_or_parameters must be {wanted}, but is {describe_value(model_or_parameters)}")
+    if isinstance(model_or_parameters, nn.Module):
+        model_or_parameters = model_or_parameters.parameters()
+    parameters = [model_or_parameters] if isinstance(model_or_parameters, Tensor) else list(model_or_parameters)
     if not parameters:
         raise ValueError("there are no parameters; a generator such as model.parameters() can be used only once")
     for parameter in parameters:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.foundation.arguments import describe_value
+from course_utils.foundation.arguments import check_tensor, describe_value
 from course_utils.foundation.evaluation import output_tensor, writing_undone
 from course_utils.foundation.inputs import Inputs, tensors_of
 from course_utils.foundation.seeding import isolated_randomness
@@ -47,9 +47,6 @@ def diagnose(model: nn.Module, inputs: Inputs, target: Tensor | None = None, los
         loss: called as loss(output, target), for example F.cross_entropy or nn.MSELoss(). What it computes is seen by
             running it, so a function or a module of your own around one of torch's losses is as good.
 
-    Returns:
-        Diagnosis, with its `findings`.
-
     Raises:
         TypeError, ValueError: a model that is none or has lazy layers, inputs that are no tensors, a target without a
             loss, an output in which there is no tensor to look at.
@@ -61,6 +58,8 @@ def diagnose(model: nn.Module, inputs: Inputs, target: Tensor | None = None, los
     """
     model = check_watchable(model)
     parts = tensors_of(inputs, finite=False)
+    for name, values in parts.items():
+        check_tensor(values, name, floating=None, finite=False)  # also not sparse
     if (target is None) != (loss is None):
         raise ValueError("give target and loss together: one without the other says nothing about training")
     if target is not None and not isinstance(target, Tensor):
@@ -142,31 +141,23 @@ def _run(model: nn.Module, inputs: Inputs) -> ForwardPass:
 
         return hook
 
-    handles = []
-    try:
+    with ExitStack() as hooks:  # they go at its end
         for name, module in model.named_modules():
             if isinstance(module, (nn.ReLU, nn.ReLU6, *_SQUASHING)):
-                handles.append(module.register_forward_hook(watch(name)))
+                hooks.enter_context(module.register_forward_hook(watch(name)))
         output = output_tensor(run_with(model, parameters, inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
     made_by = next((name for name, made in squashed if made is output), None)
     return ForwardPass(output, {name: parameters[name] for name in parameters if name in trainable}, silent, made_by)
 
 
-def _inputs(parts: dict[str, Tensor]) -> list[Finding]:
-    found = []
+def _inputs(parts: dict[str, Tensor]) -> Iterator[Finding]:
     for name, values in parts.items():
         if report := detect_nan_inf(values, name):
-            found.append(Finding("problem", "inputs", str(report)))
+            yield Finding("problem", "inputs", str(report))
         elif values.is_floating_point() and float(values.detach().abs().max()) > _LARGE_INPUT:
             low, high = map(float, values.detach().aminmax())
-            span = f"{name}: values from {low:.4g} to {high:.4g}"
-            found.append(
-                Finding("warning", "inputs", f"{span}; networks learn best from inputs of about −3 to 3, so scale them")
-            )
-    return found
+            advice = "networks learn best from inputs of about −3 to 3, so scale them"
+            yield Finding("warning", "inputs", f"{name}: values from {low:.4g} to {high:.4g}; {advice}")
 
 
 def _nonfinite(model: nn.Module, inputs: Inputs, parts: dict[str, Tensor]) -> list[Finding]:
@@ -202,15 +193,12 @@ def _mode(model: nn.Module) -> list[Finding]:
     return [Finding("note", "mode", text)]
 
 
-def _parameters(model: nn.Module) -> list[Finding]:
-    found = []
+def _parameters(model: nn.Module) -> Iterator[Finding]:
     for name, parameter in model.named_parameters():
         if report := detect_nan_inf(parameter, name):
-            found.append(Finding("problem", "parameters", f"{report}; go back to a checkpoint before that"))
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    if frozen:
-        found.append(Finding("note", "frozen parameters", f"{listed(frozen)}: training will not change them"))
-    return found
+            yield Finding("problem", "parameters", f"{report}; go back to a checkpoint before that")
+    if frozen := [name for name, parameter in model.named_parameters() if not parameter.requires_grad]:
+        yield Finding("note", "frozen parameters", f"{listed(frozen)}: training will not change them")
 
 
 def _dead(silent: dict[str, float]) -> list[Finding]:

@@ -1,7 +1,5 @@
 """What a check-up says: findings, the worst first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +35,7 @@ class Diagnosis:
         lines = [f"{finding.severity.upper()} · {finding.check}: {finding.message}" for finding in self.findings]
         return "\n".join(lines) or "Nothing suspicious was found."
 
-    def __repr__(self) -> str:
-        return str(self)
+    __repr__ = __str__
 
 
 def listed(names: Sequence, shown: int = 4) -> str:

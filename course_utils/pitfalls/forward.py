@@ -1,10 +1,8 @@
 """A forward pass on copies, so that a check-up changes nothing; and which layer is to blame when it fails."""
 
-from __future__ import annotations
-
 import linecache
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -26,12 +24,7 @@ def check_watchable(model: Any) -> nn.Module:
 
 
 def run_once(model: nn.Module, inputs: Any) -> Any:
-    """The model's output without a graph, in its present mode: on copies of all it may write to, and without a trace.
-
-    Args:
-        model: as `check_watchable` returns it.
-        inputs: what it takes; a tuple or list holds several arguments, a dict named ones.
-    """
+    """The model's output without a graph, in its mode: on copies of all that it may write to, and without a trace."""
     with torch.no_grad(), isolated_randomness(0):
         return run_with(model, {}, inputs)
 
@@ -49,6 +42,8 @@ def _copied(value: Any) -> Any:
         return value.clone() if value.requires_grad else value.detach().clone()
     if isinstance(value, Mapping):
         return {key: _copied(part) for key, part in value.items()}
+    if hasattr(value, "_fields"):  # a named tuple takes its parts one by one
+        return type(value)(*map(_copied, value))
     return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
 
 
@@ -86,42 +81,33 @@ def explain_failure(error: Exception, model: nn.Module) -> str | None:
     if "_call_impl" not in own:
         return text
     call = own["_call_impl"][0].f_locals
-    got = _tensors_of_a_call(call.get("args", ()), call.get("kwargs", {}))
-    return f"{text}; it {f'wants {wanted} and ' if wanted else ''}got {got}"
+    got = [_described(value) for value in call.get("args", ()) if isinstance(value, Tensor)]
+    named = call.get("kwargs", {}).items()
+    got += [f"{name}, {_described(value)}" for name, value in named if isinstance(value, Tensor)]
+    return f"{text}; it {f'wants {wanted} and ' if wanted else ''}got {'; '.join(got) or 'no tensor'}"
 
 
 def _wanted(layer: nn.Module) -> str | None:
     """What the layer takes, if it is one of torch's that says so."""
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         return f"whole numbers from 0 to {layer.num_embeddings - 1}"
-    shape = _wanted_shape(layer)
+    shape = next((shape_of(layer) for kind, shape_of in _WANTED_SHAPES.items() if isinstance(layer, kind)), None)
     dtypes = [parameter.dtype for parameter in layer.parameters() if parameter.is_floating_point()]
     if shape is None or not dtypes:
         return None
     return f"{dtype_name(dtypes[0])} values of shape {shape}"
 
 
-def _wanted_shape(layer: nn.Module) -> str | None:
-    if isinstance(layer, nn.Linear):
-        return f"(…, {layer.in_features})"
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        return f"(N, {layer.in_channels}, {', '.join('DHW'[-len(layer.kernel_size) :])})"
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        several = ", in train mode of more than one sample," if layer.training else ""
-        return f"(N, {layer.num_features}, …){several}"
-    if isinstance(layer, nn.LayerNorm):
-        return f"(…, {', '.join(map(str, layer.normalized_shape))})"
-    if isinstance(layer, nn.RNNBase):
-        return f"({'N, T' if layer.batch_first else 'T, N'}, {layer.input_size})"
-    if isinstance(layer, nn.MultiheadAttention):
-        return f"({'N, T' if layer.batch_first else 'T, N'}, {layer.embed_dim})"
-    return None
-
-
-def _tensors_of_a_call(args: tuple, kwargs: dict[str, Any]) -> str:
-    described = [_described(value) for value in args if isinstance(value, Tensor)]
-    described += [f"{name}, {_described(value)}" for name, value in kwargs.items() if isinstance(value, Tensor)]
-    return "; ".join(described) or "no tensor"
+_SEVERAL = ", in train mode of more than one sample,"
+# Kind of layer → the shape it takes.
+_WANTED_SHAPES: dict[type[nn.Module], Callable[[Any], str]] = {
+    nn.Linear: lambda layer: f"(…, {layer.in_features})",
+    nn.modules.conv._ConvNd: lambda layer: f"(N, {layer.in_channels}, {', '.join('DHW'[-len(layer.kernel_size) :])})",
+    nn.modules.batchnorm._BatchNorm: lambda layer: f"(N, {layer.num_features}, …){_SEVERAL if layer.training else ''}",
+    nn.LayerNorm: lambda layer: f"(…, {', '.join(map(str, layer.normalized_shape))})",
+    nn.RNNBase: lambda layer: f"({'N, T' if layer.batch_first else 'T, N'}, {layer.input_size})",
+    nn.MultiheadAttention: lambda layer: f"({'N, T' if layer.batch_first else 'T, N'}, {layer.embed_dim})",
+}
 
 
 def _described(value: Tensor) -> str:

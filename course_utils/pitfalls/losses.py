@@ -1,7 +1,5 @@
 """Does the output fit the loss, and does the target fit both? Seen by running the loss."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -13,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from course_utils.foundation.values import value_kinds
+from course_utils.foundation.devices import full_precision
+from course_utils.foundation.values import ValueKinds, value_kinds
 from course_utils.pitfalls.findings import Finding
 from course_utils.pitfalls.nonfinite import detect_nan_inf
 
@@ -73,14 +72,7 @@ class _Recorder(TorchFunctionMode):
 
 
 def check_loss(output: Tensor, target: Tensor, loss: Callable, *, made_by: str | None) -> list[Finding]:
-    """Look at what the loss does with output and target.
-
-    Args:
-        output: (N, …), of one forward pass.
-        target: what `loss` compares it with.
-        loss: called as loss(output, target).
-        made_by: the softmax or sigmoid layer that made the output; None if none did.
-    """
+    """Look at what loss(output, target) does; `made_by` names the softmax or sigmoid layer that made the output."""
     output = output.detach().clone()  # a loss may write to it
     recorder = _Recorder()
     try:
@@ -128,20 +120,19 @@ def _kind(call: Call, made_by: str | None) -> list[Finding]:
             return [Finding(severity, "output and loss", f"{takes_logits} these values look like probabilities")]
         return []
     if wanted not in kinds.kinds:
-        reason = kinds.reasons[wanted].removeprefix("no: ")
-        text = f"{name} takes {wanted.replace('_', '-')}, but these values cannot be: {reason}"
+        text = f"{name} takes {_cannot_be(kinds, wanted, 'these values')}"
         return [Finding("problem", "output and loss", text)]
-    return _kl_target(call, class_dim) if name == "kl_div" and exclusive else []
+    if name == "kl_div" and exclusive:
+        wanted = "log_probabilities" if call.options.get("log_target") else "probabilities"
+        kinds = value_kinds(call.target, class_dim=class_dim, exclusive=True)
+        if wanted not in kinds.kinds:
+            text = f"kl_div compares with {_cannot_be(kinds, wanted, 'those of the target')}"
+            return [Finding("problem", "target", text)]
+    return []
 
 
-def _kl_target(call: Call, class_dim: int) -> list[Finding]:
-    wanted = "log_probabilities" if call.options.get("log_target") else "probabilities"
-    kinds = value_kinds(call.target, class_dim=class_dim, exclusive=True)
-    if wanted in kinds.kinds:
-        return []
-    reason = kinds.reasons[wanted].removeprefix("no: ")
-    text = f"kl_div compares with {wanted.replace('_', '-')}, but those of the target cannot be: {reason}"
-    return [Finding("problem", "target", text)]
+def _cannot_be(kinds: ValueKinds, wanted: str, values: str) -> str:
+    return f"{wanted.replace('_', '-')}, but {values} cannot be: {kinds.reasons[wanted].removeprefix('no: ')}"
 
 
 def _classes(call: Call) -> list[Finding]:
@@ -183,15 +174,14 @@ def _worse_than_guessing(call: Call) -> list[Finding]:
     """Is the loss far above that of equal probabilities for all classes, ln C?"""
     if call.target is None or not call.values.is_floating_point():
         return []
-    values = call.values.float() if call.values.element_size() < 4 else call.values
-    function = {name: getattr(F, name) for name in (*_OVER_CLASSES, *_YES_NO)}.get(call.name)
+    values = full_precision(call.values)
     try:
         if call.name in _YES_NO:
-            classes, mean = 2, float(function(values, call.target.to(values)))
+            classes, mean = 2, float(getattr(F, call.name)(values, call.target.to(values)))
         elif call.name in _OVER_CLASSES:
             target = call.target.to(values) if call.target.is_floating_point() else call.target
-            classes = values.shape[1]
-            mean = float(function(values, target, ignore_index=call.options.get("ignore_index", -100)))
+            ignored = call.options.get("ignore_index", -100)
+            classes, mean = values.shape[1], float(getattr(F, call.name)(values, target, ignore_index=ignored))
         else:
             return []
     except (RuntimeError, ValueError, IndexError):

@@ -1,9 +1,6 @@
 """Where do NaN and Inf start? In which value of a nested output, and in which layer of a network."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -205,7 +202,11 @@ def _watched_closely(model: nn.Module, inputs: Inputs, names: dict[nn.Module, st
         if severity := _severity(output):
             found.setdefault(names[module], severity)
 
-    with _hooks(model, before, after):
+    with ExitStack() as hooks:  # they go at its end, also after an exception
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+            # Called after an exception, too: a model may catch one of its own.
+            hooks.enter_context(module.register_forward_hook(after, always_call=True))
         output = run_once(model, inputs)
     lowest = 1 if _severity(output) else 2
     return next((name for name, severity in found.items() if severity >= lowest), None)
@@ -219,11 +220,8 @@ def _watched_from_outside(model: nn.Module, inputs: Inputs, names: dict[nn.Modul
         if module in names and _severity(output):
             found.append(names[module])
 
-    handle = nn.modules.module.register_module_forward_hook(after)
-    try:
+    with nn.modules.module.register_module_forward_hook(after):
         run_once(model, inputs)
-    finally:
-        handle.remove()
     return found[0]
 
 
@@ -236,18 +234,3 @@ def _severity(value: Any) -> int:
         value = _dense(value)
         return 1 if not value.is_complex() and not (value.isnan() | value.isposinf()).any() else 2
     return max(map(_severity, (parts_of(value) or {}).values()), default=0)
-
-
-@contextmanager
-def _hooks(model: nn.Module, before: Any, after: Any) -> Iterator[None]:
-    """Both hooks on every module of the model; removed at the end, also after an exception."""
-    handles = []
-    try:
-        for module in model.modules():
-            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-            # Called after an exception, too: a model may catch one of its own.
-            handles.append(module.register_forward_hook(after, always_call=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

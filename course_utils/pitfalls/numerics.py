@@ -1,7 +1,5 @@
 """Functions that stay finite at the edges of their domain, and scalings that do what their names say."""
 
-from __future__ import annotations
-
 import math
 from numbers import Real
 
@@ -34,8 +32,7 @@ def safe_softmax(logits: Tensor, dim: int = -1, *, mask: Tensor | None = None) -
     check_tensor(logits, "logits", finite=False)
     if logits.isnan().any():
         raise ValueError(f"logits must not hold NaN, but {int(logits.isnan().sum())} values do; find where they start")
-    if not isinstance(dim, int) or isinstance(dim, bool) or not -logits.ndim <= dim < logits.ndim:
-        raise ValueError(f"dim must be an axis of the logits {tuple(logits.shape)}, but is {dim!r}")
+    _check_dim(dim, logits, "logits")
     if mask is not None:
         logits = logits.masked_fill(~_check_mask(mask, logits), -math.inf)
     infinite = logits == math.inf
@@ -44,6 +41,11 @@ def safe_softmax(logits: Tensor, dim: int = -1, *, mask: Tensor | None = None) -
     hopeless = (logits == -math.inf).all(dim, keepdim=True)
     # Two times where: the first keeps NaN out of the gradient, the second out of the values.
     return torch.where(hopeless, 0.0, torch.softmax(torch.where(hopeless, 0.0, logits), dim))
+
+
+def _check_dim(dim: int, values: Tensor, name: str) -> None:
+    if not isinstance(dim, int) or isinstance(dim, bool) or not -values.ndim <= dim < values.ndim:
+        raise ValueError(f"dim must be an axis of the {name} {tuple(values.shape)}, but is {dim!r}")
 
 
 def _check_mask(mask: Tensor, logits: Tensor) -> Tensor:
@@ -166,8 +168,7 @@ def normalize_output(output: Tensor, *, dim: int = -1, p: float = 2, eps: float 
             [0.0000, 0.0000]])
     """
     check_tensor(output, "output", finite=False)
-    if not isinstance(dim, int) or isinstance(dim, bool) or not -output.ndim <= dim < output.ndim:
-        raise ValueError(f"dim must be an axis of the output {tuple(output.shape)}, but is {dim!r}")
+    _check_dim(dim, output, "output")
     if check_number(p, "p", finite=False) < 1 or math.isnan(p):
         raise ValueError(f"p must be at least 1, but is {p}")
     eps = check_number(eps, "eps", above=0)

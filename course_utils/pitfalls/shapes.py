@@ -1,7 +1,5 @@
 """Changing a shape without mixing up what the axes mean."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -10,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_count, check_tensor, describe_value
+from course_utils.foundation.devices import full_precision
 
 
 def check_and_reshape_output(output: Tensor, target_shape: Sequence[int], *, dims: str | None = None) -> Tensor:
@@ -124,5 +123,5 @@ def adaptive_pooling(output: Tensor, target_shape: Sequence[int]) -> Tensor:
             f"pooling cannot enlarge {tuple(output.shape[2:])} to {sizes}; use torch.nn.functional.interpolate"
         )
     pool = {3: F.adaptive_avg_pool1d, 4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}[output.ndim]
-    wide = output.float() if output.element_size() < 4 else output  # sums of half precision overflow
-    return pool(wide, sizes).to(output.dtype).reshape(shape)
+    # Sums of half precision overflow.
+    return pool(full_precision(output), sizes).to(output.dtype).reshape(shape)

@@ -4,6 +4,7 @@ import copy
 import functools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -241,6 +242,8 @@ class TestEvaluateRobustness:
             evaluate_robustness(model, [(z, y)], moves(0.4), eps=0.1)
         with pytest.raises(ValueError, match="changed a pixel by 0.15"):
             evaluate_robustness(model, [(z, y)], moves(0.6), eps=0.1, normalization=normalization)
+        with pytest.raises(ValueError, match="changed a pixel by 0.2"):
+            evaluate_robustness(model, [(x, y)], moves(0.2), eps=np.float32(0.1))
         with pytest.raises(ValueError, match=r"left the bounds \[0.0, 1.0\]"):
             evaluate_robustness(model, [(x, y)], moves(0.1), bounds=(0, 1))
         with pytest.raises(ValueError, match="changed a pixel by 0.2"):

@@ -123,7 +123,10 @@ class TestMultiTask:
             model = Function(lambda x, z=values: {"classification": z, "regression": z[:, :1]})
             result = multi_task_inference(model, torch.zeros(1, 4))
             assert result.labels.tolist() == values.argmax(1).tolist()
-        masked = torch.tensor([[1.0, -math.inf, 0.5]])  # F21: a mask
+        masked = torch.tensor([[1.0, -math.inf, 0.5]])  # F21: a mask, for the loss too
+        outputs = {"classification": masked, "regression": torch.zeros(1, 1)}
+        loss = MultiTaskLoss()(outputs, {"classification": [2], "regression": torch.zeros(1, 1)})
+        assert float(loss) == pytest.approx(math.log1p(math.exp(0.5)))
         model = Function(lambda x: {"classification": masked, "regression": masked[:, :1]})
         result = multi_task_inference(model, torch.zeros(1, 4))
         assert result.labels.tolist() == [0]

@@ -71,6 +71,15 @@ class TestLogitsToProbabilities:
         with pytest.raises(ValueError, match="one logit per sample is 'binary'"):
             logits_to_probabilities(logit, "multiclass")
 
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+    def test_f21_masked_classes_have_probability_0(self, dtype):
+        masked = torch.tensor([[1.0, -math.inf, 0.0]], dtype=dtype)
+        p = logits_to_probabilities(masked, "multiclass")
+        assert p[0, 1] == 0
+        assert torch.equal(p[:, [0, 2]], masked[:, [0, 2]].softmax(1))
+        assert logits_to_probabilities(masked, "multilabel")[0, 1] == 0
+        assert logits_to_probabilities(masked[0], "binary")[1] == 0
+
     def test_gradients_flow(self):
         logits = torch.zeros(2, 3, requires_grad=True)
         logits_to_probabilities(logits, "multiclass")[:, 0].sum().backward()
@@ -85,7 +94,8 @@ class TestLogitsToProbabilities:
             (torch.zeros(3), "multilabel", ValueError, r"\(N, C, …\)"),
             (torch.zeros(0, 2), "multiclass", ValueError, "empty"),
             (torch.tensor([[math.nan, 0.0]]), "multiclass", ValueError, "1 NaN"),
-            (torch.tensor([math.inf]), "binary", ValueError, "1 infinite"),
+            (torch.tensor([math.inf]), "binary", ValueError, r"1 \+inf"),
+            (torch.full((2, 3), -math.inf), "multiclass", ValueError, r"2 row\(s\) are all −inf"),
             (torch.zeros(3, 2, dtype=torch.long), "multiclass", TypeError, "floating"),
             ([[0.0, 1.0]], "multiclass", TypeError, "torch.Tensor"),
         ],

@@ -130,6 +130,27 @@ class TestDescribeOutput:
         assert len(found["boxes"]) == 0
         assert describe_output(found)["boxes"].shape == (0, 4)
 
+    @pytest.mark.parametrize(
+        "make",
+        [
+            torch.Tensor.to_sparse,
+            lambda x: torch.quantize_per_tensor(x, 0.5, 0, torch.quint8),
+            lambda x: x.to(torch.float8_e4m3fn),
+        ],
+        ids=["sparse", "quantised", "float8"],
+    )
+    def test_q30_tensors_that_torch_can_hardly_read(self, make):
+        values = torch.tensor([[0.5, 0.5], [2.0, 0.0]])
+        report = describe_output(make(values))
+        assert (report.shape, report.minimum, report.maximum) == ((2, 2), 0, 2)
+        assert report.dtype == make(values).dtype
+        assert report.kinds == ("logits",)
+
+    def test_q30_nested_tensors_are_a_list(self):
+        report = describe_output({"tokens": torch.nested.nested_tensor([torch.zeros(2, 3), torch.ones(1, 3)])})
+        assert [part.shape for part in report["tokens"].parts.values()] == [(2, 3), (1, 3)]
+        assert report["tokens"][1].path == "['tokens'][1]"
+
     def test_f9_complex_values_have_magnitudes(self):
         report = describe_output(torch.tensor([3j, -4j, complex(0, math.inf)]))
         assert (report.minimum, report.maximum, report.inf_count) == (3, 4, 1)

@@ -475,6 +475,23 @@ class TestEvaluateDetections:
         nowhere = evaluate_detections([empty, empty], boxes, labels, num_classes=1)
         assert (len(nowhere), nowhere.mean_average_precision) == (0, 0.0)
 
+    def test_a_detector_of_torchvision_as_it_is(self):
+        """Its outputs carry a graph, and are read one after the other; right is what it found itself."""
+        from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            options = {"weights": None, "weights_backbone": None, "num_classes": 4}
+            model = ssdlite320_mobilenet_v3_large(**options, score_thresh=0.2, detections_per_img=5).eval()
+            found = model([torch.rand(3, 64, 64), torch.rand(3, 80, 64)])
+        assert found[0]["boxes"].requires_grad
+        truth = [[each[name].detach() for each in found] for name in ("boxes", "labels")]
+        result = evaluate_detections(iter(found), *truth, num_classes=4)
+        assert result.mean_average_precision == 1.0
+        assert not result.scores.requires_grad
+        with pytest.raises(TypeError, match="preds must be one torch.Tensor, but is a list of length 2"):
+            interpret_detection_output(found)
+
     def test_what_the_reader_returns_is_taken(self):
         """Also half-precision outputs with float64 truth, lists of labels, and images in which nothing was found."""
         preds = raw_output([[(0, 0, 2, 2, 15, 0)], [(0, 0, 2, 2, 1, 0)]], torch.bfloat16)

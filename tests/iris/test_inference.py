@@ -120,6 +120,13 @@ class TestInference:
         for names in (np.array(split.class_names), pd.Index(split.class_names), dict(enumerate(split.class_names))):
             assert predict(self.model, split.x_test, names).class_names == tuple(split.class_names)
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    def test_q23_frozen_torchscript(self, split):
+        """It has no modes: the attribute `training` is gone."""
+        frozen = torch.jit.freeze(torch.jit.script(seeded_mlp().eval()))
+        assert torch.equal(predict(frozen, split.x_test).labels, predict(seeded_mlp(), split.x_test).labels)
+        assert not hasattr(frozen, "training")
+
     def test_q23_wrapped_models(self, split):
         expected = predict(self.model, split.x_test).labels
         for wrapped in (nn.DataParallel(self.model), torch.compile(self.model, backend="eager")):

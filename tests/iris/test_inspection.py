@@ -97,6 +97,27 @@ class TestInspection:
         assert count_parameters(lstm).total == count_parameters(nn.LSTM(4, 8, 2)).total
         assert "The model has 83 parameters" in model_summary(quantised, input_size=(1, 4))
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+    def test_p19_layers_quantised_together_with_their_relu_are_counted(self):
+        """They are of another module of torch, and 27 of 83 parameters were found."""
+        from torch.ao.quantization import get_default_qconfig_mapping
+        from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+        plain, x = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 3)).eval(), torch.rand(9, 4)
+        prepared = prepare_fx(copy.deepcopy(plain), get_default_qconfig_mapping(), (x,))
+        prepared(x)
+        quantised = convert_fx(prepared)
+        assert "intrinsic" in type(quantised.get_submodule("0")).__module__
+        assert count_parameters(quantised) == ParameterCount(83, 0, 83)
+        assert parameter_table(quantised)["name"].tolist() == parameter_table(plain)["name"].tolist()
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    @pytest.mark.parametrize("look", [count_parameters, parameter_table, weight_statistics])
+    def test_a_frozen_torchscript_has_no_parameters_left(self, look):
+        frozen = torch.jit.freeze(torch.jit.script(MLP().eval()))
+        with pytest.raises(TypeError, match="as constants.*pass the model that it was made from"):
+            look(frozen)
+
     @pytest.mark.parametrize("look", [count_parameters, parameter_table, weight_statistics, model_summary])
     def test_f13_lazy_layers_are_refused_with_a_sentence(self, look):
         with pytest.raises(ValueError, match="lazy layers that do not know their sizes yet; run it once"):

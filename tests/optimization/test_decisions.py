@@ -81,6 +81,8 @@ class TestAdjustForPrior:
             adjust_for_prior(torch.zeros(4, 3), pos_weight=2.0)
         with pytest.raises(ValueError, match="prior must be 3 positive numbers"):
             adjust_for_prior(torch.zeros(4, 3), train_prior=torch.ones(3) / 3, prior=torch.ones(2) / 2)
+        with pytest.raises(TypeError, match="prior must be 3 numbers, but is 'rare'"):
+            adjust_for_prior(torch.zeros(4, 3), train_prior=torch.ones(3) / 3, prior="rare")
 
 
 class TestRiskCoverage:

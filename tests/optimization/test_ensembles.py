@@ -161,6 +161,7 @@ class TestEnsembles:
             (members_of(0), {"method": "blending"}, ValueError, "'averaging', 'voting', 'stacking'"),
             (members_of(0), {"weights": [1, 2]}, ValueError, "3 numbers"),
             (members_of(0), {"weights": [1, -1, 1]}, ValueError, "at least 0"),
+            (members_of(0), {"weights": ["a", "b", "c"]}, TypeError, "weights must be numbers, one a model"),
             (members_of(0), {"weights": [0, 0, 0]}, ValueError, "not all 0"),
             (members_of(0), {"weights": [1, math.nan, 1]}, ValueError, "finite"),
             (members_of(0), {"method": "stacking"}, ValueError, "needs a meta_model"),

@@ -120,12 +120,17 @@ class TestHeads:
         assert torch.allclose(bias_gradient(head, loss), error.sum(0).detach())
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-    def test_keeps_the_dtype_and_stays_finite(self, dtype):
-        x = self.x.to(dtype) * 1000
-        for head in (BinaryClassificationModel(4), MultiClassClassificationModel(4, 3)):
-            p = head.to(dtype).predict_proba(x)
-            assert p.dtype == dtype
+    def test_f4_probabilities_are_float32_or_better(self, dtype):
+        """F4: in half precision several classes would share the largest probability."""
+        x = self.x.to(dtype)
+        for head in (BinaryClassificationModel(4), MultiClassClassificationModel(4, 300)):
+            head = head.to(dtype)
+            p = head.predict_proba(1000 * x)
+            assert p.dtype == torch.promote_types(dtype, torch.float32)
             assert torch.isfinite(p).all()
+            with torch.no_grad():
+                logits = head(0.01 * x)
+            assert torch.equal(head.predict_proba(0.01 * x).argmax(1), logits.double().argmax(1))
 
     @pytest.mark.parametrize(
         ("head", "target", "error", "words"),

@@ -97,6 +97,8 @@ class TestOneLogit:
             assert expected_calibration_error(shaped, y, task="binary") == expected_calibration_error(p, y)
             assert adjust_threshold(shaped, y).threshold == adjust_threshold(p, y).threshold
         assert torch.equal(reliability_diagram(p[:, None], y, task="binary").counts, reliability_diagram(p, y).counts)
+        honest = [honest_calibration_error(shaped, n_resamples=50, task="binary") for shaped in (p, p[:, None])]
+        assert honest[0] == honest[1]
 
     def test_the_task_is_asked_for_and_not_guessed(self, binary_models, tumours):
         for call in (
@@ -124,9 +126,15 @@ class TestDropout:
         torch.manual_seed(0)
         model, x = Encoder().eval(), torch.randn(6, 5, 16)
         before = torch.backends.mha.get_fastpath_enabled()
-        found = monte_carlo_dropout(model, x, seed=0)
+        found = monte_carlo_dropout(model, x, n_samples=1000, seed=0)
         assert torch.backends.mha.get_fastpath_enabled() == before
         assert float(found.variance.mean()) > 1e-4
+        for layer in (model.layer.dropout, model.layer.dropout1, model.layer.dropout2):
+            layer.train()  # with gradients on, torch does not take the fused path either
+        by_loop = torch.stack([model(x).softmax(1).detach() for _ in range(1000)])
+        # The spread of 1,000 draws is known to 1/√2000 of itself, twice, and there are 18 of them.
+        assert torch.allclose(found.variance, by_loop.var(0, correction=0), rtol=0.25)
+        assert torch.allclose(found.mean, by_loop.mean(0), atol=5 * float(found.variance.max() / 500) ** 0.5)
 
     def test_q18_dropout_that_is_there_and_not_called_is_refused(self):
         class Unused(nn.Module):
@@ -198,6 +206,13 @@ class TestMembers:
         with torch.inference_mode():
             inside = fit_stacking(models, x, target)
         assert torch.equal(inside.linear.weight, fit_stacking(models, x, target).linear.weight)
+
+    def test_q30_a_generator_of_models(self):
+        models, target, x = members_of(0, n=30), torch.arange(30) % 4, torch.zeros(30, 1)
+        averaged = ensemble_predictions((model for model in models), x)
+        assert torch.equal(averaged, ensemble_predictions(models, x))
+        fitted = fit_stacking((model for model in models), x, target)
+        assert torch.equal(fitted.linear.weight, fit_stacking(models, x, target).linear.weight)
 
     def test_a_dict_or_a_single_model_is_refused(self):
         with pytest.raises(TypeError, match="list of modules"):

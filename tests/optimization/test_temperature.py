@@ -151,11 +151,17 @@ class TestTemperature:
         assert torch.equal(other(logits), scaler(logits))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_keeps_the_dtype(self, dtype):
+    def test_f4_logits_keep_the_dtype_and_probabilities_are_float32_or_better(self, dtype):
+        """F4: in half precision several classes would share the largest probability."""
         logits, target, _ = overconfident(0, 2.0)
         scaler = temperature_scaling(logits.to(dtype), target)
         assert float(scaler.temperature) == pytest.approx(2.0, rel=0.1)
-        assert scaler(logits.to(dtype)).dtype == scaler.probabilities(logits.to(dtype)).dtype == dtype
+        assert scaler(logits.to(dtype)).dtype == dtype
+        close = (0.02 * random_normal(50, 40)).to(dtype)
+        p = scaler.probabilities(close)
+        assert p.dtype == torch.promote_types(dtype, torch.float32)
+        assert torch.equal(p.argmax(1), close.double().argmax(1))
+        assert torch.allclose(p.double(), (close.double() / scaler.temperature).softmax(1), atol=1e-6)
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_probabilities_stay_finite_in_every_dtype(self, dtype):

@@ -203,6 +203,8 @@ class TestUncertainty:
         assert "UncertaintyResult" in values._repr_html_()
         with pytest.raises(IndexError):
             result[5]
+        with pytest.raises(TypeError, match=r"one sample at a time.*result\.mean\[:10\]"):  # Q30
+            result[:2]
 
     def test_the_frame_of_bfloat16(self):
         models = [Returns(model.logits.bfloat16()) for model in members_of(0)]

@@ -66,7 +66,7 @@ def test_models_that_cannot_be_vmapped_take_a_chunk_size_too():
 
 
 def test_a_chunk_takes_less_memory():
-    """Counted by the allocator: what lies after the dropout exists once for each sample of a chunk."""
+    """Q27, counted by the allocator: what lies after the dropout exists once for each sample of a chunk."""
     model = nn.Sequential(nn.Linear(3, 512), nn.Dropout(0.5), nn.Linear(512, 2))
     largest = {}
     for chunk_size in (None, 2):
