@@ -89,7 +89,7 @@ def adjust_threshold(
     >>> round(found.threshold, 2), round(found.score, 2)
     (0.35, 0.8)
     """
-    check_tensor(probabilities, "probabilities", ndim=(1, 2))
+    check_tensor(probabilities, "probabilities", ndim=(1, 2), finite=False)  # check_probabilities refuses NaN below
     options = {"metric": metric, "beta": beta, "costs": costs, "min_precision": min_precision, "min_recall": min_recall}
     if probabilities.ndim == 2 and probabilities.shape[1] > 1:
         if not isinstance(target, Tensor) or target.shape != probabilities.shape:
