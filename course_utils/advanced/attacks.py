@@ -223,35 +223,39 @@ class _Box:
             )
         mean, self.std = _mean_and_std(normalization, x)
         wide = _wide(x)
-        outside = torch.maximum(low - (pixels := wide * self.std + mean), pixels - high)
-        if outside.max() > _TOLERANCE * (high - low) and (outside > _rounding(x, mean, self.std, (low, high))).any():
-            raise ValueError(
-                f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {pixels.min():.4g} to "
-                f"{pixels.max():.4g}; for normalised images pass normalization=(mean, std)"
-            )
+        pixels = wide * self.std + mean
+        least, most = map(float, pixels.aminmax())
+        if max(low - least, most - high) > _TOLERANCE * (high - low):
+            outside = torch.maximum(low - pixels, pixels - high)
+            if (outside > _rounding(x, mean, self.std, (low, high))).any():
+                raise ValueError(
+                    f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {least:.4g} to "
+                    f"{most:.4g}; for normalised images pass normalization=(mean, std)"
+                )
         self.mean, self.limits = mean, (low, high)
         self.lower = self._corner(x, wide, -1)
         self.upper = self._corner(x, wide, +1)
 
     def _corner(self, x: Tensor, wide: Tensor, sign: int) -> Tensor:
         """The farthest allowed point in the inputs' dtype, below (sign −1) or above (+1) each input."""
-        limit = self.limits[0] if sign < 0 else self.limits[1]
-        reach = sign * torch.minimum(sign * (wide + sign * self.eps / self.std), sign * (limit - self.mean) / self.std)
+        if sign < 0:
+            limit, nearer, farther, is_beyond = self.limits[0], torch.maximum, torch.minimum, torch.lt
+        else:
+            limit, nearer, farther, is_beyond = self.limits[1], torch.minimum, torch.maximum, torch.gt
 
         def outside(corner: Tensor) -> Tensor:
             corner = corner.to(wide.dtype)
-            too_far = sign * (corner - wide) * self.std > self.eps
-            return too_far | (sign * (corner * self.std + self.mean) > sign * limit)
+            too_far = is_beyond((corner - wide) * self.std, sign * self.eps)
+            return too_far | is_beyond(corner * self.std + self.mean, limit)
 
-        corner = reach.to(x.dtype)
+        corner = nearer(wide + sign * self.eps / self.std, (limit - self.mean) / self.std).to(x.dtype)
         for _ in range(3):
             if not (wrong := outside(corner)).any():
                 break
             corner = torch.where(wrong, torch.nextafter(corner, x), corner)
         else:
             corner = torch.where(outside(corner), x, corner)
-        # An input that rounding has carried out of the bounds may stay where it is.
-        return sign * torch.maximum(sign * corner, sign * x)
+        return farther(corner, x)  # an input that rounding has carried out of the bounds may stay where it is
 
     def __getitem__(self, rows: Tensor) -> _Box:
         """The same box for some of the samples."""

@@ -1,7 +1,7 @@
 """The exercises of chapter 1 and the mistakes they are known for.
 
-Exercises: 1 read a row of logits; 2 one logit per sample; 3 softmax that survives large logits; 4 the loss, from logits;
-5 the next character; 6 one label per pixel; 7 find and fix.
+Exercises: 1 read a row of logits; 2 one logit per sample; 3 softmax that survives large logits; 4 the loss, from
+logits; 5 the next character; 6 one label per pixel; 7 find and fix.
 """
 
 from functools import cache

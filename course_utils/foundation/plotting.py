@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from course_utils.foundation.arguments import check_choice
@@ -155,14 +155,20 @@ def literal(name: str) -> str:
 
 def _show_broken_formulas_as_text(texts: Iterable[Text]) -> None:
     """A `$` in someone's text need not begin a formula; one that cannot be parsed would stop the whole figure."""
+    for text in texts:
+        if text.get_text().count("$") > 1 and text.get_parse_math() and not _parses(text.get_text()):
+            text.set_parse_math(False)
+
+
+@lru_cache(1_000)  # parsing is slow, and every tick of a logarithmic axis is a formula
+def _parses(formula: str) -> bool:
     from matplotlib.mathtext import MathTextParser
 
-    for text in texts:
-        if text.get_text().count("$") > 1 and text.get_parse_math():
-            try:
-                MathTextParser("agg").parse(text.get_text())
-            except ValueError:
-                text.set_parse_math(False)
+    try:
+        MathTextParser("agg").parse(formula)
+    except ValueError:
+        return False
+    return True
 
 
 def axes_or_new(ax: Axes | None, *, size: tuple[float, float] = (6.0, 3.6)) -> tuple[Figure, Axes]:

@@ -171,8 +171,11 @@ class ComparedRuns:
 
     def matrix(self, part: str = "validation") -> np.ndarray:
         """The metric on a part, (settings, seeds)."""
-        check_choice(part, "part", PARTS)
-        return np.array(self._column(part)).reshape(len(self.settings), -1)
+        return self._matrices[check_choice(part, "part", PARTS)].copy()  # which the caller may change
+
+    @cached_property
+    def _matrices(self) -> dict[str, np.ndarray]:
+        return {part: np.array(self._column(part)).reshape(len(self.settings), -1) for part in PARTS}
 
     @property
     def overlap(self) -> float:

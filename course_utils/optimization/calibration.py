@@ -167,7 +167,7 @@ def honest_calibration_error(
 
 def _confidence_and_hits(probabilities: Tensor, target: Tensor, task: str | None) -> tuple[Tensor, Tensor]:
     """Confidence (N,) and whether the event happened, bool (N,), after checking that these are probabilities."""
-    check_tensor(probabilities, "probabilities", ndim=(1, 2))
+    check_tensor(probabilities, "probabilities", ndim=(1, 2), finite=False)  # check_probabilities refuses NaN below
     if task is not None:
         check_choice(task, "task", ("multiclass", "binary"))
     if task == "binary" and probabilities.shape[1:] == (1,):

@@ -85,7 +85,7 @@ def temperature_scaling(
     own = z.gather(1, target.long()[:, None]).mean()
     if own == -math.inf:
         raise ValueError("target names a class whose logit is −inf, so no temperature gives it any probability")
-    z = z.clamp(min=_MASKED)
+    z.clamp_(min=_MASKED)
 
     beta, low, high = 1.0, 1 / _LARGEST, 1 / _SMALLEST
     converged, before, after = False, None, None
