@@ -1,6 +1,8 @@
 """The exercises of chapter 7 and the mistakes they are known for."""
 
+import copy
 import math
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -71,7 +73,168 @@ COUNT = Exercise(
 )
 
 
-# Exercise 2: the loss of a data set that comes in batches
+# Exercise 2: the training loop
+
+
+def _loop_cases(seed: int) -> list[tuple]:
+    split = load_iris_split()
+    order = torch.randperm(len(split.x_train), generator=make_generator(seed))
+    x, y = split.x_train[order], split.y_train[order]
+    return [(MLP(), x[:100], y[:100], 0.3, 6), (MLP(), x[100:], y[100:], 0.05, 9)]
+
+
+def _observe_loop(answer: Any, model: nn.Module, x: Tensor, y: Tensor, lr: float, steps: int) -> dict[str, Any]:
+    trained = copy.deepcopy(model)  # the exercise is to change it, so the case keeps the untrained one
+    losses = answer(trained, x, y, lr, steps)
+    return {"losses": losses, "weights afterwards": nn.utils.parameters_to_vector(trained.parameters()).detach()}
+
+
+def _loop(
+    *,
+    loss: Callable = F.cross_entropy,
+    optimizer: Callable = torch.optim.SGD,
+    order: tuple[str, ...] = ("zero_grad", "backward", "step"),
+) -> Callable[..., list[float]]:
+    """The training loop, right by default; the options put one mistake into it."""
+
+    def answer(model: nn.Module, x: Tensor, y: Tensor, lr: float, steps: int) -> list[float]:
+        used = optimizer(model.parameters(), lr=lr)
+        losses = []
+        for _ in range(steps):
+            value = loss(model(x), y)
+            parts = {"zero_grad": used.zero_grad, "backward": value.backward, "step": used.step}
+            for part in order:
+                parts[part]()
+            losses.append(value.item())
+        return losses
+
+    return answer
+
+
+def _loop_measured_afterwards(model: nn.Module, x: Tensor, y: Tensor, lr: float, steps: int) -> list[float]:
+    losses = []
+    for _ in range(steps):
+        _loop()(model, x, y, lr, 1)
+        losses.append(F.cross_entropy(model(x), y).item())
+    return losses
+
+
+_FROZEN_HINT = (
+    "All losses are the same, so no step had slopes to follow. Was backward() called, and after it step()? A "
+    "zero_grad() between the two forgets the slopes before they are used."
+)
+_LR_HINT = "Pass the argument on: torch.optim.SGD(model.parameters(), lr=lr)."
+
+LOOP = Exercise(
+    name="iris.train_loop",
+    praise="Zero, forward, loss, backward, step: every training in PyTorch has these five lines at its heart.",
+    reference=_loop(),
+    cases=_loop_cases,
+    observe=_observe_loop,
+    tolerance=1e-4,
+    mistakes=(
+        Mistake(
+            "zero_grad forgotten",
+            "backward() adds to the slopes that are already there. Call optimizer.zero_grad() in every round, or each "
+            "step follows the sum of all slopes so far.",
+            _loop(order=("backward", "step")),
+        ),
+        Mistake("weights that never move", _FROZEN_HINT, _loop(order=("zero_grad", "step", "backward"))),
+        Mistake(
+            "a step that comes one round late",
+            "step() was called before backward(), so it used the slopes of the round before. backward() first.",
+            _loop(order=("step", "zero_grad", "backward")),
+        ),
+        Mistake(
+            "losses that are tensors",
+            "Append loss.item(), a plain number. A list of tensors keeps the graph of every step in memory.",
+            lambda *arguments: [torch.tensor(value) for value in _loop()(*arguments)],
+        ),
+        Mistake(
+            "one tensor instead of a list",
+            "The losses are right. Return a list of plain numbers: append loss.item() in every round.",
+            lambda *arguments: torch.tensor(_loop()(*arguments)),
+        ),
+        Mistake(
+            "only the last loss",
+            "The curve of a training needs the loss of every step: append each one to a list, and return the list.",
+            lambda *arguments: _loop()(*arguments)[-1],
+        ),
+        Mistake(
+            "a return inside the loop",
+            "The function ended after its first round. Move the return line to the left, below the loop.",
+            lambda model, x, y, lr, steps: _loop()(model, x, y, lr, 1),
+        ),
+        Mistake(
+            "the last step missing",
+            "There is one round too few: range(steps) counts from 0 to steps − 1, and these are `steps` rounds.",
+            lambda model, x, y, lr, steps: _loop()(model, x, y, lr, steps - 1),
+        ),
+        Mistake(
+            "the loss measured after the step",
+            "The weights are right. Note the loss that backward() was called on, the one before the step; measuring "
+            "again costs a second forward pass.",
+            _loop_measured_afterwards,
+        ),
+        Mistake(
+            "a copy of the model trained",
+            "The losses are right, but the caller's model is as it was. Train the model that came in.",
+            lambda model, *others: _loop()(copy.deepcopy(model), *others),
+        ),
+        Mistake(
+            "softmax before cross_entropy",
+            "F.cross_entropy wants logits; it applies log-softmax itself. With softmax in front it is applied twice, "
+            "and the training crawls.",
+            _loop(loss=lambda logits, y: F.cross_entropy(logits.softmax(1), y)),
+        ),
+        Mistake(
+            "raw logits in nll_loss",
+            "F.nll_loss wants log-probabilities, and got logits. F.cross_entropy takes the logits as they are.",
+            _loop(loss=F.nll_loss),
+        ),
+        Mistake(
+            "log-softmax over the flowers",
+            "dim=0 runs over the flowers, so they compete with each other. The classes are in dim 1; "
+            "F.cross_entropy knows that.",
+            _loop(loss=lambda logits, y: F.nll_loss(logits.log_softmax(0), y)),
+        ),
+        Mistake(
+            "the sum over the flowers",
+            "Take the mean, which F.cross_entropy does by itself. With a sum the steps grow with the number of "
+            "flowers, and the learning rate means something else.",
+            _loop(loss=lambda logits, y: F.cross_entropy(logits, y, reduction="sum")),
+        ),
+        Mistake(
+            "steps uphill",
+            "The loss grows: the weights move along the slope. Downhill is weight − lr · slope.",
+            _loop(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=lr, maximize=True)),
+        ),
+        Mistake(
+            "the loss with its sign turned",
+            "A step makes what backward() is called on smaller, so call it on the loss itself, not on −loss.",
+            _loop(loss=lambda logits, y: -F.cross_entropy(logits, y)),
+        ),
+        Mistake(
+            "the optimizer's own learning rate",
+            f"SGD was made without lr, so it took its default, 0.001. {_LR_HINT}",
+            _loop(optimizer=lambda parameters, lr: torch.optim.SGD(parameters)),
+        ),
+        Mistake(
+            "a fixed learning rate of 0.01",
+            f"That is the lesson's learning rate, not the one that came in. {_LR_HINT}",
+            _loop(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, lr=0.01)),
+        ),
+        Mistake(
+            "Adam instead of plain SGD",
+            "Adam scales each step by the slopes' history. The exercise asks for the plain step, weight − lr · slope: "
+            "torch.optim.SGD.",
+            _loop(optimizer=torch.optim.Adam),
+        ),
+    ),
+)
+
+
+# Exercise 3: the loss of a data set that comes in batches
 
 
 def _loss_cases(seed: int) -> list[tuple]:
@@ -85,6 +248,13 @@ def _loss_cases(seed: int) -> list[tuple]:
 def _batch_losses(model: nn.Module, batches: list[tuple[Tensor, Tensor]], reduction: str) -> list[float]:
     with torch.no_grad():
         return [F.cross_entropy(model(x), y, reduction=reduction).item() for x, y in batches]
+
+
+def _per_sample(model: nn.Module, batches: list[tuple[Tensor, Tensor]], log_p: Callable[[Tensor], Tensor]) -> float:
+    """Minus the mean of what `log_p` makes of the true class's logit."""
+    with torch.no_grad():
+        total = sum(F.nll_loss(log_p(model(x)), y, reduction="sum").item() for x, y in batches)
+    return total / sum(len(y) for _, y in batches)
 
 
 LOSS = Exercise(
@@ -122,11 +292,27 @@ LOSS = Exercise(
                 / sum(len(y) for _, y in batches)
             ),
         ),
+        Mistake(
+            "raw logits in nll_loss",
+            "F.nll_loss wants log-probabilities, and got logits, so this is minus the mean logit of the true class. "
+            "F.cross_entropy takes the logits as they are.",
+            lambda model, batches: _per_sample(model, batches, lambda logits: logits),
+        ),
+        Mistake(
+            "log-softmax over the flowers",
+            "dim=0 runs over the flowers of the batch, so they compete with each other. The classes are in dim 1.",
+            lambda model, batches: _per_sample(model, batches, lambda logits: logits.log_softmax(0)),
+        ),
+        Mistake(
+            "a tensor instead of a number",
+            "The value is right. Make it a Python float: .item().",
+            lambda model, batches: torch.tensor(_per_sample(model, batches, lambda logits: logits.log_softmax(1))),
+        ),
     ),
 )
 
 
-# Exercise 3: measure, and leave no trace
+# Exercise 4: measure, and leave no trace
 
 
 def _evaluate_cases(seed: int) -> list[tuple]:
@@ -168,6 +354,11 @@ def _evaluate_tensor(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return (model(x).argmax(1) == y).float().mean()
 
 
+def _evaluate_logits(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    with evaluation_mode(model), torch.no_grad():
+        return (model(x).amax(1) == y).float().mean().item()
+
+
 EVALUATE = Exercise(
     name="iris.evaluate",
     praise="Dropout was off while you measured, and the model is in the mode it came in.",
@@ -202,11 +393,16 @@ EVALUATE = Exercise(
             "argmax(dim=0) finds the sample with the largest logit of each class. The classes are in dim 1.",
             lambda model, x, y: (model.eval()(x).argmax(0) == y).float().mean().item(),
         ),
+        Mistake(
+            "the largest logits compared with the classes",
+            "max and amax give the largest logit; argmax says which class has it.",
+            _evaluate_logits,
+        ),
     ),
 )
 
 
-# Exercise 4: how much is 30 of 30?
+# Exercise 5: how much is 30 of 30?
 
 
 def _interval_cases(seed: int) -> list[tuple]:
@@ -257,12 +453,15 @@ INTERVAL = Exercise(
 )
 
 
-# Exercise 5: one flower from the garden
+# Exercise 6: one flower from the garden
 
 
 def _flower_cases(seed: int) -> list[tuple]:
     split = load_iris_split()
-    chosen = torch.randint(len(split.x_test), (3,), generator=make_generator(seed))
+    generator = make_generator(seed)
+    # One of each species. Setosa, class 0, comes last: an answer that is always 0 must not pass for long.
+    of_species = [torch.nonzero(split.y_test == species)[:, 0] for species in (2, 1, 0)]
+    chosen = torch.stack([rows[torch.randint(len(rows), (), generator=generator)] for rows in of_species])
     centimetres = split.scaler.inverse_transform(split.x_test[chosen].numpy()).round(1).tolist()
     return [(_trained_model(), split.scaler, flower) for flower in centimetres]
 
@@ -281,6 +480,12 @@ def _top_logit(model: nn.Module, x: Tensor) -> tuple[int, float]:
     with torch.no_grad():
         logits = model(x)[0]
     return logits.argmax().item(), logits.max().item()
+
+
+def _over_batch(model: nn.Module, x: Tensor) -> tuple[int, float]:
+    with torch.no_grad():
+        confidence, label = model(x).softmax(0).max(1)
+    return label.item(), confidence.item()
 
 
 def _own_scaling(flower: list[float]) -> Tensor:
@@ -313,6 +518,33 @@ FLOWER = Exercise(
             lambda model, scaler, flower: _read_flower(model, torch.zeros(1, 4)),
         ),
         Mistake(
+            "tensors instead of numbers",
+            "The values are right, as tensors with one element each. Make plain numbers of both: label.item() and "
+            "confidence.item().",
+            lambda model, scaler, flower: [
+                torch.tensor([value]) for value in _read_flower(model, _scaled(scaler, flower))
+            ],
+        ),
+        Mistake(
+            "tensors without axes instead of numbers",
+            "The values are right. A tensor without axes prints like a number and is none: label.item() and "
+            "confidence.item().",
+            lambda model, scaler, flower: [
+                torch.tensor(value) for value in _read_flower(model, _scaled(scaler, flower))
+            ],
+        ),
+        Mistake(
+            "confidence and class swapped",
+            "The values are right; return the class first.",
+            lambda model, scaler, flower: _read_flower(model, _scaled(scaler, flower))[::-1],
+        ),
+        Mistake(
+            "softmax over a batch of one",
+            "dim=0 is the batch, and this batch holds one flower: every class gets the probability 1. The classes are "
+            "in dim 1.",
+            lambda model, scaler, flower: _over_batch(model, _scaled(scaler, flower)),
+        ),
+        Mistake(
             "the largest logit as confidence",
             "A logit is no probability. Put softmax between.",
             lambda model, scaler, flower: _top_logit(model, _scaled(scaler, flower)),
@@ -327,4 +559,4 @@ FLOWER = Exercise(
     ),
 )
 
-EXERCISES = (COUNT, LOSS, EVALUATE, INTERVAL, FLOWER)
+EXERCISES = (COUNT, LOOP, LOSS, EVALUATE, INTERVAL, FLOWER)

@@ -46,7 +46,7 @@ def test_every_exercise_is_in_a_solution_notebook():
     assert set(solution_cells()) == set(ALL)
     for path in SOLUTIONS:
         chapter_exercises = [name for name in ALL if name.split(".")[0] in path.parent.name.split("_")]
-        assert 3 <= len(chapter_exercises) <= 5
+        assert 3 <= len(chapter_exercises) <= 8
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -160,6 +160,46 @@ def test_half_restored_modes_are_noticed():
 
     with pytest.raises(CheckFailed, match="training modes afterwards"):
         check("iris.evaluate", outermost_only)
+
+
+def test_a_training_loop_written_without_an_optimizer_passes():
+    def by_hand(model, x, y, lr, steps):
+        losses = []
+        for _ in range(steps):
+            model.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= lr * parameter.grad
+            losses.append(loss.item())
+        return losses
+
+    check("iris.train_loop", by_hand)
+
+
+def test_losses_that_still_hold_their_graph_are_told_to_become_numbers():
+    def with_graphs(model, x, y, lr, steps):
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        losses = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            losses.append(F.cross_entropy(model(x), y))
+            losses[-1].backward()
+            optimizer.step()
+        return losses
+
+    with pytest.raises(CheckFailed, match=r"losses that are tensors\. Append loss\.item\(\)"):
+        check("iris.train_loop", with_graphs)
+
+
+def test_a_tensor_for_a_whole_number_is_told_to_become_one():
+    def with_a_wrong_confidence(model, scaler, flower):
+        label, confidence = function_in(solution_cells()["iris.classify_flower"])(model, scaler, flower)
+        return torch.tensor(label), confidence / 2
+
+    with pytest.raises(CheckFailed, match=r"the plain number 2, but is a tensor \(of one element: \.item\(\)\)"):
+        check("iris.classify_flower", with_a_wrong_confidence)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2024])
