@@ -1,6 +1,7 @@
 """The exercises, both ways: solutions pass, untouched starters and known mistakes fail, each with its own words."""
 
 import ast
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -200,6 +201,27 @@ def test_a_tensor_for_a_whole_number_is_told_to_become_one():
 
     with pytest.raises(CheckFailed, match=r"the plain number 2, but is a tensor \(of one element: \.item\(\)\)"):
         check("iris.classify_flower", with_a_wrong_confidence)
+
+
+@pytest.mark.parametrize("last_of_equals", [False, True])
+def test_which_of_equally_probable_tokens_stays_is_left_open(last_of_equals):
+    def by_sorting(logits, temperature, top_k):
+        order = logits.sort(descending=True, stable=True).indices
+        if last_of_equals:
+            order = len(logits) - 1 - logits.flip(0).sort(descending=True, stable=True).indices
+        powers = torch.zeros_like(logits)
+        powers[order[:top_k]] = torch.exp(logits[order[:top_k]] / temperature)
+        return powers / powers.sum()
+
+    check("interpretation.sampling_distribution", by_sorting)
+
+
+def test_a_missing_infinity_is_told_in_words_and_not_as_an_index():
+    def without_infinity(errors, coverage):
+        return float(sorted(errors)[math.ceil((len(errors) + 1) * coverage) - 1])
+
+    with pytest.raises(CheckFailed, match=r"The rank is larger than the number of samples.*return math\.inf"):
+        check("interpretation.interval_width", without_infinity)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2024])
