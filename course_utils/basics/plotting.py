@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from course_utils.foundation.arguments import check_class_names, check_count, check_number, check_tensor, describe_value
+from course_utils.foundation.arguments import (
+    check_class_names,
+    check_count,
+    check_labels,
+    check_number,
+    check_tensor,
+    describe_value,
+)
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.foundation.probabilities import check_probabilities
 
@@ -233,6 +240,7 @@ def plot_segmentation(
     if true is not None:
         if check_tensor(true, "true", ndim=2, floating=False).shape != image.shape[-2:]:
             raise ValueError(f"true must be {tuple(image.shape[-2:])} like the image, but is {tuple(true.shape)}")
+        check_labels(true.flatten(), "true", num_samples=true.numel(), num_classes=len(names))
         maps["true"] = true.cpu().numpy()
     panels = 1 + len(names) + len(maps)
     figure, axes = new_figure(1, panels, size=(2.1 * panels, 2.6))
