@@ -129,12 +129,15 @@ def _draw_bars(ax: Axes, values: Tensor, class_names: Sequence[str] | None, true
 
 
 @course_style()
-def plot_temperature(logits: Tensor, temperatures: Sequence[float] = (0.5, 1.0, 2.0, 5.0)) -> Figure:
+def plot_temperature(
+    logits: Tensor, temperatures: Sequence[float] = (0.5, 1.0, 2.0, 5.0), *, true: int | None = None
+) -> Figure:
     """Two rows of panels, a column for each temperature T: the logits / T of one sample, and their softmax.
 
     Args:
         logits: (C,).
         temperatures: positive numbers.
+        true: the index of the true class; None marks none.
     """
     check_tensor(logits, "logits", ndim=1)
     if not isinstance(temperatures, Sequence) or not temperatures:
@@ -144,10 +147,10 @@ def plot_temperature(logits: Tensor, temperatures: Sequence[float] = (0.5, 1.0, 
     for above, below, temperature in zip(axes[:columns], axes[columns:], temperatures, strict=True):
         check_number(temperature, "temperature", above=0)
         scaled = logits.detach() / temperature
-        _draw_bars(above, scaled, None, None)
+        _draw_bars(above, scaled, None, true)
         above.axhline(0, color="#444444", linewidth=0.8)
         above.set(title=f"T = {temperature:g}", xlabel="")
-        plot_probabilities(torch.softmax(scaled, dim=0), ax=below)
+        plot_probabilities(torch.softmax(scaled, dim=0), true=true, ax=below)
         below.set_ylabel("")
     axes[0].set_ylabel("logit / T")
     axes[columns].set_ylabel("probability")

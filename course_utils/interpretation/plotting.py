@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor, describe_value
-from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, finish, literal, new_figure
+from course_utils.foundation.plotting import MARKERS, PALETTE, axes_or_new, course_style, finish, literal, new_figure
 from course_utils.foundation.results import as_numpy
 from course_utils.interpretation.decoding import Hypothesis
 from course_utils.interpretation.detection import read_boxes, read_detection
@@ -29,7 +29,7 @@ def plot_samples(
     target: Tensor,
     class_names: Sequence[str],
 ) -> Figure:
-    """Images with the probabilities of their three best classes below; the true class is the dark bar.
+    """Images with the probabilities of their three best classes below: the best is blue, the true class framed.
 
     Args:
         images: (N, H, W), grey.
@@ -55,8 +55,11 @@ def plot_samples(
         axes[i].set_axis_off()
         axes[i].set_title(f"true: {names[target[i]]}", fontsize=10, loc="center")
         bars = axes[n + i]
-        colours = [PALETTE[2] if c == target[i] else "#b3b3b3" for c in classes[i].tolist()]
-        bars.bar(range(len(values[i])), values[i].numpy(), color=colours)
+        colours = [PALETTE[0]] + ["#b3b3b3"] * (len(values[i]) - 1)
+        drawn = bars.bar(range(len(values[i])), values[i].numpy(), color=colours)
+        for bar, c in zip(drawn, classes[i].tolist(), strict=True):
+            if c == target[i]:
+                bar.set(edgecolor="black", linewidth=1.6)
         bars.set_xticks(range(len(values[i])), [names[c] for c in classes[i].tolist()])
         bars.set_ylim(0, 1)
         bars.grid(axis="x", visible=False)
@@ -182,17 +185,59 @@ def plot_detections(
 
 
 @course_style()
+def plot_detector_cell(image: Tensor, box: Tensor, *, row: int, column: int, cells: int = 8) -> Figure:
+    """An image with a detector's grid, one cell of it, and the box that this cell predicts.
+
+    Args:
+        image: (3, H, W), uint8 or floats in [0, 1].
+        box: (4,) centre x, centre y, width and height in pixels.
+        row, column: of the cell.
+        cells: in a row and in a column of the grid.
+    """
+    from matplotlib.patches import Rectangle
+
+    check_tensor(image, "image", ndim=3, floating=None)
+    check_tensor(box, "box", ndim=1)
+    height, width = image.shape[1:]
+    figure, axes = new_figure(size=(4.4, 4.4))
+    ax = axes[0]
+    ax.imshow(image.permute(1, 2, 0).cpu().numpy())
+    for k in range(cells + 1):
+        ax.axhline(k * height / cells - 0.5, color="white", linewidth=0.6)
+        ax.axvline(k * width / cells - 0.5, color="white", linewidth=0.6)
+    corner = (column * width / cells - 0.5, row * height / cells - 0.5)
+    ax.add_patch(Rectangle(corner, width / cells, height / cells, fill=False, edgecolor="white", linewidth=3))
+    x, y, w, h = box.detach().tolist()
+    style = {"fill": False, "edgecolor": PALETTE[7], "linewidth": 2}
+    ax.add_patch(Rectangle((x - w / 2 - 0.5, y - h / 2 - 0.5), w, h, **style))
+    ax.plot(x - 0.5, y - 0.5, marker="+", color=PALETTE[7], markersize=12, markeredgewidth=2)
+    ax.set(title=f"row {row}, column {column}: the cell and its box", xlabel="x (pixels)", ylabel="y (pixels)")
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    ax.grid(visible=False)
+    return finish(figure)
+
+
+@course_style()
 def plot_precision_recall(
     curves: Mapping[str, tuple[Tensor, Tensor]],
     *,
+    points: Mapping[str, tuple[float, float]] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Precision against recall, one line for each name → (recall, precision)."""
+    """Precision against recall, one line for each name → (recall, precision).
+
+    Args:
+        curves: name → (recall, precision), two tensors of the same length.
+        points: name → (recall, precision) of single working points, marked on the figure.
+        ax: draw here instead of in a new figure.
+    """
     if not curves:
         raise ValueError("curves is empty: there is nothing to draw")
     figure, ax = axes_or_new(ax, size=(5.4, 3.8))
     for i, (name, (recall, precision)) in enumerate(curves.items()):
         ax.plot(recall, precision, label=name, linestyle=("-", "--", "-.", ":")[i % 4], color=PALETTE[i % len(PALETTE)])
+    for i, (name, (recall, precision)) in enumerate((points or {}).items()):
+        ax.plot(recall, precision, color="black", marker=MARKERS[i % len(MARKERS)], linestyle="", label=name)
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     ax.legend()
     return finish(figure)
@@ -202,6 +247,7 @@ def plot_precision_recall(
 def plot_beam_tree(
     hypotheses: Sequence[Hypothesis],
     *,
+    discarded: Sequence[Hypothesis] = (),
     prompt: str = "",
     ax: Axes | None = None,
 ) -> Figure:
@@ -209,32 +255,35 @@ def plot_beam_tree(
 
     Args:
         hypotheses: of one prompt, best first, with tokens (pass `vocab` to the search).
+        discarded: prefixes that the search looked at and gave up, drawn dotted and grey.
         prompt: the text at the root.
         ax: draw here instead of in a new figure.
     """
-    if not hypotheses or any(hypothesis.tokens is None for hypothesis in hypotheses):
+    if not hypotheses or any(hypothesis.tokens is None for hypothesis in (*hypotheses, *discarded)):
         raise ValueError("hypotheses must hold at least one hypothesis with tokens; pass vocab to beam_search_decode")
-    figure, ax = axes_or_new(ax, size=(9.0, 0.5 * len(hypotheses) + 1.2))
+    leaves = sorted([*hypotheses, *discarded], key=lambda hypothesis: hypothesis.tokens)  # neighbours share prefixes
+    figure, ax = axes_or_new(ax, size=(9.0, 0.5 * len(leaves) + 1.2))
     rows: dict[tuple[str, ...], float] = {}
-    leaves = sorted(hypotheses, key=lambda hypothesis: hypothesis.tokens)  # neighbours share prefixes
     for row, hypothesis in enumerate(leaves):
         for length in range(len(hypothesis.tokens) + 1):
             rows.setdefault(tuple(hypothesis.tokens[:length]), row)
     best = tuple(hypotheses[0].tokens)
+    kept = {tuple(h.tokens[:length]) for h in hypotheses for length in range(len(h.tokens) + 1)}
     for prefix, row in rows.items():
         on_best = prefix == best[: len(prefix)]
         if prefix:
             start, end = (len(prefix) - 1, rows[prefix[:-1]]), (len(prefix), row)
-            ax.plot(
-                *zip(start, end, strict=True), color="black" if on_best else "#999999", linewidth=3 if on_best else 1
-            )
+            style = {"color": "black" if on_best else "#999999", "linewidth": 3 if on_best else 1}
+            ax.plot(*zip(start, end, strict=True), linestyle="-" if prefix in kept else ":", **style)
         shown = literal(prefix[-1] if prefix else prompt).replace("\n", "⏎").replace(" ", "␣")
-        weight = "bold" if on_best else "normal"
         frame = {"facecolor": "white", "edgecolor": "#999999", "boxstyle": "round,pad=0.25"}
-        ax.text(len(prefix), row, shown, ha="center", va="center", bbox=frame, fontweight=weight, family="monospace")
+        style = {"fontweight": "bold" if on_best else "normal", "color": "black" if prefix in kept else "#777777"}
+        ax.text(len(prefix), row, shown, ha="center", va="center", bbox=frame, family="monospace", **style)
     right = max(len(hypothesis.tokens) for hypothesis in leaves)
     for row, hypothesis in enumerate(leaves):
-        ax.text(right + 0.6, row, f"{hypothesis.score:.2f}", va="center")
+        given_up = any(hypothesis is other for other in discarded)
+        position = len(hypothesis.tokens) + 0.3 if given_up else right + 0.6
+        ax.text(position, row, f"{hypothesis.score:.2f}", va="center", color="#777777" if given_up else "black")
     ax.text(right + 0.6, -0.8, "score", va="center")
     ax.set(xlim=(-0.6, right + 1.6), ylim=(len(leaves) - 0.4, -1.1))
     ax.set_axis_off()

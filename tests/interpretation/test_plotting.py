@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from course_utils.interpretation import (
+    Hypothesis,
     beam_search_decode,
     interpret_detection_output,
     interpret_regression_output,
     plot_beam_tree,
     plot_detections,
+    plot_detector_cell,
     plot_intervals,
     plot_precision_recall,
     plot_residuals,
@@ -41,8 +43,9 @@ class TestFigures:
         assert first.images[0].get_array().shape == (8, 8)
         assert [bar.get_height() for bar in bars.patches] == pytest.approx([0.6, 0.25, 0.1], abs=2e-3)
         assert [label.get_text() for label in bars.get_xticklabels()] == ["dog", "hen", "cat"]
-        assert len({bar.get_facecolor() for bar in bars.patches}) == 2
-        assert bars.patches[1].get_facecolor() != bars.patches[0].get_facecolor() == bars.patches[2].get_facecolor()
+        best, *others = (bar.get_facecolor() for bar in bars.patches)
+        assert others == [others[0]] * 2 != [best] * 2
+        assert [bar.get_linewidth() > 1.5 for bar in bars.patches] == [False, True, False]  # the true class is framed
         assert is_png(path)
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -119,6 +122,31 @@ class TestFigures:
         assert [f"{h.score:.2f}" in shown for h in found] == [True] * 3
         assert is_png(path)
 
+    def test_beam_tree_shows_what_was_given_up(self):
+        def path(text: str, score: float) -> Hypothesis:
+            return Hypothesis(torch.zeros(len(text), dtype=torch.int64), score, list(text), text)
+
+        figure = plot_beam_tree([path("abc", -1.0)], discarded=[path("ax", -2.5)], prompt="go")
+        ax = figure.axes[0]
+        assert sorted(line.get_linestyle() for line in ax.lines) == ["-", "-", "-", ":"]
+        assert {"-1.00", "-2.50"} <= {text.get_text() for text in ax.texts}
+        with pytest.raises(ValueError, match="pass vocab"):
+            plot_beam_tree([path("abc", -1.0)], discarded=[Hypothesis(torch.zeros(1), 0.0, None, None)])
+
+    def test_precision_recall_marks_working_points(self):
+        curve = (torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.2]))
+        ax = plot_precision_recall({"disc": curve}, points={"score ≥ 0.5": (0.4, 0.9)}).axes[0]
+        mark = ax.lines[1]
+        assert (mark.get_xdata()[0], mark.get_ydata()[0], mark.get_label()) == (0.4, 0.9, "score ≥ 0.5")
+
+    def test_a_detectors_cell_and_its_box(self):
+        box = torch.tensor([20.0, 12.0, 10.0, 4.0])  # centre and size
+        ax = plot_detector_cell(torch.zeros(3, 64, 64, dtype=torch.uint8), box, row=1, column=2).axes[0]
+        cell, drawn = ax.patches
+        # Pixel centres lie at whole numbers, so the image begins at −0.5.
+        assert (cell.get_x() + 0.5, cell.get_y() + 0.5, cell.get_width(), cell.get_height()) == (16, 8, 8, 8)
+        assert (drawn.get_x() + 0.5, drawn.get_y() + 0.5, drawn.get_width(), drawn.get_height()) == (15, 10, 10, 4)
+
     def test_a_tree_of_one_empty_continuation(self):
         (found,) = beam_search_decode(MODEL, torch.tensor([0]), max_new_tokens=0, vocab="abcd")
         assert [text.get_text() for text in plot_beam_tree(found, prompt="go").axes[0].texts] == ["go", "0.00", "score"]
@@ -188,6 +216,11 @@ class TestFigures:
             (lambda t: plot_detections(t.colour, t.detections, t.names, titles=[]), ValueError, "titles"),
             (lambda t: plot_detections(t.colour, t.detections, t.names, true_boxes=[]), ValueError, "true_boxes"),
             (lambda t: plot_precision_recall({}), ValueError, "empty"),
+            (
+                lambda t: plot_detector_cell(t.colour, torch.zeros(4), row=0, column=0),
+                ValueError,
+                "3 dimension",
+            ),
             (lambda t: plot_beam_tree([]), ValueError, "at least one"),
             (lambda t: plot_beam_tree(beam_search_decode(MODEL, torch.tensor([0]))[0]), ValueError, "pass vocab"),
         ],
