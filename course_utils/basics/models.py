@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_utils.foundation.arguments import check_count
 from course_utils.foundation.networks import TwoLayerNetwork
 
 
@@ -31,6 +32,9 @@ class CharacterModel(nn.Module):
         vocab_size: V, how many characters there are.
         hidden_features: width of the LSTM's state.
 
+    Raises:
+        TypeError, ValueError: sizes that are no positive ints.
+
     >>> model = CharacterModel(vocab_size=92)
     >>> model(torch.zeros(3, 8, dtype=torch.int64)).shape
     torch.Size([3, 8, 92])
@@ -38,6 +42,8 @@ class CharacterModel(nn.Module):
 
     def __init__(self, vocab_size: int, hidden_features: int = 96) -> None:
         super().__init__()
+        check_count(vocab_size, "vocab_size")
+        check_count(hidden_features, "hidden_features")
         self.embedding = nn.Embedding(vocab_size, 32)
         self.lstm = nn.LSTM(32, hidden_features, batch_first=True)
         self.output = nn.Linear(hidden_features, vocab_size)
@@ -56,6 +62,9 @@ class PixelLabeller(nn.Module):
     Args:
         num_classes: C, with the background.
 
+    Raises:
+        TypeError, ValueError: `num_classes` is no positive int; images whose sides are not divisible by 4.
+
     >>> model = PixelLabeller(num_classes=4)
     >>> model(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 4, 32, 32])
@@ -63,6 +72,7 @@ class PixelLabeller(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        check_count(num_classes, "num_classes")
         self.fine = _block(3, 16, stride=2, padding=1)
         self.coarse = nn.Sequential(
             _block(16, 32, stride=2, padding=1), _block(32, 32, padding=2, dilation=2), _block(32, 32, padding=1)
@@ -71,6 +81,8 @@ class PixelLabeller(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W), H and W divisible by 4 → logits (N, C, H, W)."""
+        if any(side % 4 for side in x.shape[-2:]):
+            raise ValueError(f"height and width must be divisible by 4, but are {tuple(x.shape[-2:])}")
         fine = self.fine(x)  # (N, 16, H/2, W/2)
         coarse = F.interpolate(self.coarse(fine), scale_factor=2)  # (N, 32, H/2, W/2)
         scores = self.output(torch.cat([fine, coarse], dim=1))  # (N, 4C, H/2, W/2)

@@ -11,6 +11,7 @@ from torch import Tensor
 from course_utils.foundation.arguments import (
     check_class_names,
     check_count,
+    check_labels,
     check_logits,
     check_number,
     check_tensor,
@@ -244,6 +245,7 @@ def plot_segmentation(
     if true is not None:
         if check_tensor(true, "true", ndim=2, floating=False).shape != image.shape[-2:]:
             raise ValueError(f"true must be {tuple(image.shape[-2:])} like the image, but is {tuple(true.shape)}")
+        check_labels(true.flatten(), "true", num_samples=true.numel(), num_classes=len(names))
         maps["true"] = true.cpu().numpy()
     panels = 1 + len(names) + len(maps)
     figure, axes = new_figure(1, panels, size=(2.1 * panels, 2.6))

@@ -243,6 +243,8 @@ def _difference(expected: Any, got: Any, tolerance: float) -> str | None:
         values = torch.tensor([float(got), float(expected)], dtype=torch.float64)
         close = torch.isclose(values[0], values[1], rtol=tolerance, atol=tolerance, equal_nan=True)
         return None if close else f"It is off by {float(got) - expected:+.4g}."
+    if isinstance(expected, int) and isinstance(got, Tensor):
+        return f"It must be the plain number {_show(expected)}, but is a tensor (of one element: .item())."
     # Objects without an own == (scalers, texts) are arguments: the same kind is all that can be asked.
     if type(expected) is not type(got) or not (expected == got or type(expected).__eq__ is object.__eq__):
         return f"It must be {_show(expected)}."

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from course_utils.foundation.arguments import check_choice
+from course_utils.foundation.arguments import check_choice, describe_value
 from course_utils.foundation.figure_description import describe_figure
 
 if TYPE_CHECKING:
@@ -263,6 +263,9 @@ def plot_flow(steps: Sequence[tuple[str, str]], *, title: str = "") -> Figure:
     """
     if not steps:
         raise ValueError("steps is empty; pass at least one (name, below)")
+    for step in steps:
+        if not isinstance(step, (tuple, list)) or len(step) != 2:
+            raise ValueError(f"each step must be a pair (name, below), but one is {describe_value(step)}")
     figure, axes = new_figure(size=(2.2 * len(steps), 1.7))
     ax = axes[0]
     for i, (name, below) in enumerate(steps):

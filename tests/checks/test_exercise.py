@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_every_exercise_is_in_a_solution_notebook():
     assert set(solution_cells()) == set(ALL)
     for path in SOLUTIONS:
         chapter_exercises = [name for name in ALL if name.split(".")[0] in path.parent.name.split("_")]
-        assert 3 <= len(chapter_exercises) <= 5
+        assert 3 <= len(chapter_exercises) <= 8
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -160,6 +161,67 @@ def test_half_restored_modes_are_noticed():
 
     with pytest.raises(CheckFailed, match="training modes afterwards"):
         check("iris.evaluate", outermost_only)
+
+
+def test_a_training_loop_written_without_an_optimizer_passes():
+    def by_hand(model, x, y, lr, steps):
+        losses = []
+        for _ in range(steps):
+            model.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= lr * parameter.grad
+            losses.append(loss.item())
+        return losses
+
+    check("iris.train_loop", by_hand)
+
+
+def test_losses_that_still_hold_their_graph_are_told_to_become_numbers():
+    def with_graphs(model, x, y, lr, steps):
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        losses = []
+        for _ in range(steps):
+            optimizer.zero_grad()
+            losses.append(F.cross_entropy(model(x), y))
+            losses[-1].backward()
+            optimizer.step()
+        return losses
+
+    with pytest.raises(CheckFailed, match=r"losses that are tensors\. Append loss\.item\(\)"):
+        check("iris.train_loop", with_graphs)
+
+
+def test_a_tensor_for_a_whole_number_is_told_to_become_one():
+    def with_a_wrong_confidence(model, scaler, flower):
+        label, confidence = function_in(solution_cells()["iris.classify_flower"])(model, scaler, flower)
+        return torch.tensor(label), confidence / 2
+
+    with pytest.raises(CheckFailed, match=r"the plain number 2, but is a tensor \(of one element: \.item\(\)\)"):
+        check("iris.classify_flower", with_a_wrong_confidence)
+
+
+@pytest.mark.parametrize("last_of_equals", [False, True])
+def test_which_of_equally_probable_tokens_stays_is_left_open(last_of_equals):
+    def by_sorting(logits, temperature, top_k):
+        order = logits.sort(descending=True, stable=True).indices
+        if last_of_equals:
+            order = len(logits) - 1 - logits.flip(0).sort(descending=True, stable=True).indices
+        powers = torch.zeros_like(logits)
+        powers[order[:top_k]] = torch.exp(logits[order[:top_k]] / temperature)
+        return powers / powers.sum()
+
+    check("interpretation.sampling_distribution", by_sorting)
+
+
+def test_a_missing_infinity_is_told_in_words_and_not_as_an_index():
+    def without_infinity(errors, coverage):
+        return float(sorted(errors)[math.ceil((len(errors) + 1) * coverage) - 1])
+
+    with pytest.raises(CheckFailed, match=r"The rank is larger than the number of samples.*return math\.inf"):
+        check("interpretation.interval_width", without_infinity)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2024])

@@ -95,6 +95,36 @@ def test_a_figure_shows_itself_the_same_way_after_pyplot_was_imported(monkeypatc
     plotting._figure_class.cache_clear()
 
 
+class TestFlow:
+    def test_boxes_from_left_to_right_with_an_arrow_between_neighbours(self):
+        figure = plotting.plot_flow([("image", "(8, 8)"), ("network", "83 numbers"), ("logits", "(3,)")], title="path")
+        ax = figure.axes[0]
+        words = [text.get_text() for text in ax.texts if text.get_text()]
+        assert words == ["image", "(8, 8)", "network", "83 numbers", "logits", "(3,)"]
+        places = {text.get_text(): text.get_position()[0] for text in ax.texts}
+        assert places["image"] < places["network"] < places["logits"]
+        arrows = [(text.xyann[0], text.xy[0]) for text in ax.texts if text.get_text() == ""]
+        assert arrows == [(pytest.approx(0.36), pytest.approx(0.64)), (pytest.approx(1.36), pytest.approx(1.64))]
+        assert ax.get_title("left") == "path"
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+    def test_one_box_has_no_arrow(self):
+        ax = plotting.plot_flow([("image", "(8, 8)")]).axes[0]
+        assert [text.get_text() for text in ax.texts] == ["image", "(8, 8)"]
+
+    @pytest.mark.parametrize(
+        ("steps", "words"),
+        [
+            ([], "steps is empty"),
+            ([("image", "(8, 8)"), ("logits",)], r"a pair \(name, below\)"),
+            (["ab"], "a pair .* but one is 'ab'"),
+        ],
+    )
+    def test_bad_input(self, steps, words):
+        with pytest.raises(ValueError, match=words):
+            plotting.plot_flow(steps)
+
+
 HOSTILE = ["$…{", "$\\frac{$", "$$", "US$ and A$", "$", "a $b_{$ c", "\\$", "plain"]
 
 
