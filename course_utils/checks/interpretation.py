@@ -17,6 +17,7 @@ from course_utils.checks.exercise import Exercise
 from course_utils.data import generate_scenes, load_split, load_text
 from course_utils.foundation.seeding import make_generator
 
+
 def _margin_cases(seed: int) -> list[tuple]:
     logits = linear_logits("digits")
     return [(some(logits, 200, seed), 40), (some(logits, 30, seed + 1), 3)]
@@ -441,7 +442,7 @@ IOU = Exercise(
             "They are corners already: x1, y1, x2, y2.",
             lambda a, b: box_iou(box_convert(a, "cxcywh", "xyxy"), box_convert(b, "cxcywh", "xyxy")),
         ),
-        Mistake("the table transposed", "Rows are the boxes of a, columns those of b.", lambda a, b: box_iou(b, a)),
+        "the table transposed": ("Rows are the boxes of a, columns those of b.", lambda a, b: box_iou(b, a)),
     },
 )
 
@@ -583,7 +584,7 @@ TOP_P = Exercise(
             "p is a sum over the kept tokens, not a limit for each.",
             lambda logits, p: torch.where(logits.softmax(0) >= p, logits.softmax(0), 0),
         ),
-        Mistake("no token cut off", "This is plain softmax.", lambda logits, p: logits.softmax(0)),
+        "no token cut off": ("This is plain softmax.", lambda logits, p: logits.softmax(0)),
         "the raw logits of the tokens that stay": (
             "These are logits, not probabilities. Cut the probabilities instead, and divide by their sum.",
             lambda logits, p: torch.where(_top_p(logits, p) > 0, logits, 0),

@@ -131,7 +131,7 @@ LOOP = Exercise(
             "step follows the sum of all slopes so far.",
             _loop(order=("backward", "step")),
         ),
-        Mistake("weights that never move", _FROZEN_HINT, _loop(order=("zero_grad", "step", "backward"))),
+        "weights that never move": (_FROZEN_HINT, _loop(order=("zero_grad", "step", "backward"))),
         "a step that comes one round late": (
             "step() was called before backward(), so it used the slopes of the round before. backward() first.",
             _loop(order=("step", "zero_grad", "backward")),
