@@ -25,12 +25,12 @@ def study_minutes(name: str) -> float:
 
 
 def in_words(minutes: float) -> str:
-    """Rounded up to half hours.
+    """Rounded to half hours, to at least one half.
 
-    >>> in_words(62), in_words(121), in_words(25)
-    ('1½ hours', '2½ hours', '½ hour')
+    >>> in_words(62), in_words(140), in_words(10)
+    ('1 hour', '2½ hours', '½ hour')
     """
-    halves = -int(-minutes // 30)
+    halves = max(1, round(minutes / 30))
     whole, half = divmod(halves, 2)
     number = f"{whole or ''}{'½' if half else ''}"
     return f"{number} hour{'s' if halves > 2 else ''}"
