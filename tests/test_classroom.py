@@ -86,7 +86,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_points(graded):
-    assert scores(graded) == {"right": 11, "faulty": 7, "tampered": 0}
+    assert scores(graded) == {"right": 16, "faulty": 12, "tampered": 0}
 
 
 @pytest.mark.slow

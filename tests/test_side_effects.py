@@ -98,6 +98,9 @@ CALLS_WITHOUT_MODEL = {
     "basics.describe_output": lambda t: repr(basics.describe_output([t["logits"], {"a": t["graph"]}])),
     "basics.plot_probabilities": lambda t: basics.plot_probabilities(t["probabilities"][0])._repr_png_(),
     "basics.plot_temperature": lambda t: basics.plot_temperature(t["row"])._repr_png_(),
+    "basics.plot_logits": lambda t: basics.plot_logits(t["row"], true=1)._repr_png_(),
+    "basics.plot_output_path": lambda t: basics.plot_output_path(made().generated.images[0], t["row"])._repr_png_(),
+    "basics.plot_weights": lambda t: basics.plot_weights(t["graph"].reshape(2, 2, 3), ["a", "b"])._repr_png_(),
     "basics.plot_images": lambda t: basics.plot_images(made().generated.images)._repr_png_(),
     "basics.plot_segmentation": lambda t: basics.plot_segmentation(
         made().generated.images[0], made().generated.masks[:1].float().expand(2, -1, -1), ["a", "b"]
@@ -128,6 +131,10 @@ CALLS_WITHOUT_MODEL = {
     "interpretation.plot_detections": lambda t: interpretation.plot_detections(
         made().scenes.images, made().found, ["a", "b"], true_boxes=made().scenes.boxes
     )._repr_png_(),
+    "interpretation.plot_detector_cell": lambda t: interpretation.plot_detector_cell(
+        made().scenes.images[0], torch.linspace(8, 20, 4).requires_grad_(), row=1, column=1
+    )._repr_png_(),
+    "interpretation.grid_targets": lambda t: interpretation.grid_targets(made().scenes),
     "interpretation.plot_precision_recall": lambda t: interpretation.plot_precision_recall({"a": CURVE})._repr_png_(),
     "interpretation.plot_beam_tree": lambda t: interpretation.plot_beam_tree(made().hypotheses)._repr_png_(),
     "optimization.adjust_threshold": lambda t: optimization.adjust_threshold(SCORES, HITS),

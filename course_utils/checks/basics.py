@@ -75,6 +75,10 @@ TIMES = Exercise(
             "One logit alone says nothing: subtract the second largest logit of the row first.",
             lambda logits: torch.exp(_best_two(logits)[0]),
         ),
+        "the two smallest logits": (
+            "sort() puts the smallest first. Sort with descending=True, or use topk.",
+            lambda logits: torch.exp(logits.sort(1).values[:, 0] - logits.sort(1).values[:, 1]),
+        ),
         "the first two classes instead of the best two": (
             "Columns 0 and 1 are just the first two classes. Take the two largest logits of each row: topk(2, dim=1).",
             lambda logits: torch.exp(logits[:, 0] - logits[:, 1]),
@@ -187,8 +191,14 @@ SOFTMAX = Exercise(
             "These are the logarithms. One exp is missing at the end.",
             lambda logits: torch.log_softmax(logits, dim=1),
         ),
+        "logits cut at a limit": (
+            "Cutting large logits changes the gaps between them, and with the gaps the probabilities. Subtract each "
+            "row's maximum instead: it keeps every gap.",
+            lambda logits: logits.clamp(max=80).exp() / logits.clamp(max=80).exp().sum(1, keepdim=True),
+        ),
         "a missing keepdim=True": (
-            "The sum over dim=1 has the shape (N,). Without keepdim=True it does not line up with the (N, C) logits.",
+            "A maximum or a sum over dim=1 has the shape (N,). Without keepdim=True it does not line up with the "
+            "(N, C) logits.",
             lambda logits: logits.exp() / logits.exp().sum(1),
         ),
     },
@@ -252,6 +262,16 @@ LOSS = Exercise(
                 torch.logsumexp(logits, 0)[target] - logits[torch.arange(len(logits)), target]
             ).mean(),
         ),
+        "a column for each target instead of one entry for each row": (
+            "logits[:, target] takes whole columns and has the shape (N, N). Take one entry of each row: "
+            "logits[torch.arange(N), target].",
+            lambda logits, target: (torch.logsumexp(logits, 1)[:, None] - logits[:, target]).mean(),
+        ),
+        "a small number added inside the logarithm": (
+            "Adding 1e-8 hides the infinity and cuts the loss off at 18.4, just where the network is most wrong. "
+            "Compute log p as logit − logsumexp.",
+            lambda logits, target: -(_true_probability(logits, target) + 1e-8).log().mean(),
+        ),
         "the mean over all classes": (
             "Every class was asked. Only the probability of the true class counts: pick one entry of each row.",
             lambda logits, target: -torch.log_softmax(logits, 1).mean(),
@@ -302,6 +322,10 @@ NEXT = Exercise(
         "the last sequence of the batch": (
             "logits[-1] is the last sample. The last position of every sample is logits[:, -1].",
             lambda logits: logits[-1].argmax(dim=-1),
+        ),
+        "the last character of the vocabulary at every position": (
+            "logits[:, :, -1] is the score of the vocabulary's last character. The last position is logits[:, -1].",
+            lambda logits: logits[:, :, -1].argmax(dim=-1),
         ),
         "the flat index of the whole batch": (
             "argmax() without dim returns one position in the flattened tensor. Choose along the last axis.",
@@ -361,6 +385,14 @@ PIXELS = Exercise(
         "the share at each position of the picture, over the batch": (
             "The mean ran over the pictures. Each picture shall keep its own number: take the mean over (1, 2).",
             lambda logits, target: (logits.argmax(dim=1) == target).float().mean(dim=0),
+        ),
+        "whole numbers instead of shares": (
+            "These are counts of right pixels. Turn True and False into floats first, then take the mean.",
+            lambda logits, target: (logits.argmax(dim=1) == target).sum(dim=(1, 2)),
+        ),
+        "a mean of True and False": (
+            "PyTorch takes no mean of booleans: turn them into numbers first, with .float().",
+            lambda logits, target: (logits.argmax(dim=1) == target).mean(dim=(1, 2)),
         ),
         "counts instead of shares": (
             "Divide by the number of pixels: use mean, not sum.",
@@ -435,6 +467,14 @@ CONFIDENCE = Exercise(
             "The values are right; return the labels first.",
             lambda logits, temperature: _read(torch.softmax(logits / temperature, dim=1))[::-1],
         ),
+        "max(dim=1) as it comes": (
+            "max(dim=1) returns two things, the values and their places. The confidence is its .values.",
+            lambda logits, temperature: (
+                torch.softmax(logits / temperature, 1).argmax(1),
+                torch.softmax(logits / temperature, 1).max(1),
+            ),
+        ),
+        "nothing returned": ("The function ends without a return line.", lambda logits, temperature: None),
         "the temperature forgotten": (
             "This is the confidence at T = 1.",
             lambda logits, temperature: _read(torch.softmax(logits, dim=1)),
