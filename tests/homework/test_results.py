@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils.homework import compare, requirements
+from course_utils.homework import compare, requirements, results
 from course_utils.homework.results import changes_one_thing
 from tests.support.homework import OPTIONS, untrained
 
@@ -25,6 +25,20 @@ class TestTables:
         assert small.runs["versions"].str.contains(f"torch {importlib.metadata.version('torch')}", regex=False).all()
         assert small.curves.groupby(["setting", "seed"]).size().tolist() == [40] * 20
         assert small.sizes == (90, 30, 30)
+
+    def test_p8_settings_are_read_once_for_all_rows(self, monkeypatch):
+        """The work for a table grows with the settings, not with settings × rows."""
+        comparison = untrained({"lr": [0.001 * (i + 1) for i in range(60)]}, seeds=10)
+        read = []
+
+        def counted(value, name):
+            read.append(type(value).__name__)
+            return getattr(value, name)
+
+        monkeypatch.setattr(results, "getattr", counted, raising=False)
+        assert comparison.varied == ("lr",)
+        assert len(comparison.runs) == 600
+        assert read.count("Setting") <= 2 * len(results.NAMES) * 60  # each name of each setting, once or twice
 
     def test_values_that_a_number_cannot_show(self):
         grid = {"batch_size": [None, 16], "hidden_features": [8, [8, 4]]}
