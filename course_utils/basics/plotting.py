@@ -82,7 +82,7 @@ def plot_logits(logits: Tensor, class_names: Sequence[str] | None = None, *, tru
 def plot_output_path(
     image: Tensor, logits: Tensor, class_names: Sequence[str] | None = None, *, true: int | None = None
 ) -> Figure:
-    """The whole path of one image: input, logits, probabilities, decision, as four panels with arrows between them.
+    """The whole path of one image as four panels: input, logits, probabilities, decision.
 
     Args:
         image: (H, W) grey or (3, H, W) RGB, as in `plot_images`.
