@@ -18,7 +18,7 @@ settings.load_profile("course")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest chains first, so that the workers end together: the browser's tests, then the notebooks."""
-    items.sort(key=lambda item: (item.path.stem != "test_browser", item.path.suffix != ".ipynb"))
+    items.sort(key=lambda item: (item.path.stem not in ("test_browser", "test_site"), item.path.suffix != ".ipynb"))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

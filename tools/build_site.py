@@ -13,6 +13,7 @@ import importlib
 import re
 import shutil
 import tempfile
+from inspect import isclass
 from pathlib import Path
 
 import nbformat
@@ -38,15 +39,19 @@ def section(readme: str, heading: str) -> str:
     return re.search(rf"^## {re.escape(heading)}\n+(.*?)(?=^## |\Z)", readme, flags=re.DOTALL | re.MULTILINE)[1]
 
 
-def in_reading_order(table: str) -> str:
-    """The README's table with its lessons in reading order; the rows without a lesson's number stay behind them."""
-    header, rule, *rows = [line for line in table.splitlines() if line.startswith("|")]
+def course_map(table: str) -> str:
+    """The README's table as a map of the site: lessons in reading order, then the pages to look things up."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "](" in line]
 
-    def position(row: str) -> int:
-        number = re.search(r"notebooks/(\d\d)_", row)
+    def position(row: list[str]) -> int:
+        number = re.search(r"notebooks/(\d\d)_", row[1])
         return READING_ORDER.index(number[1]) if number else len(READING_ORDER)
 
-    return "\n".join([header, rule, *sorted(rows, key=position)])
+    lines = ["| chapter | exercises | package |", "|---|---|---|"]
+    for chapter, lesson, package, exercises in sorted(rows, key=position):
+        package = re.sub(r"`course_utils\.(\w+)`", r"[`course_utils.\1`](reference/\1.md)", package)
+        lines.append(f"| [{chapter}]{lesson[lesson.index('(') :]} | {exercises} | {package} |")
+    return "\n".join(lines)
 
 
 def figure_description(output: NotebookNode) -> str:
@@ -81,17 +86,21 @@ def first_picture(notebook: NotebookNode) -> tuple[bytes, str]:
 
 def start_page(readme: str, description: str) -> str:
     """The README's introduction, map and commands, with the picture that the first lesson opens with."""
-    introduction = readme.split("\n## ")[0].strip()
-    return f"""{introduction}
+    title, promise, details = readme.split("\n## ")[0].strip().split("\n\n", 2)
+    return f"""{title}
+
+{promise}
 
 ![{description}](start.png)
 
 *A network that reads handwritten digits is shown random grey pixels. Its answer is a digit, and it is sure. How can
-that be, and what can one do about it?* [Begin to read](notebooks/00_start.ipynb)
+that be, and what can one do about it?* [**Begin to read**](notebooks/00_start.ipynb)
+
+{details}
 
 ## The course, in reading order
 
-{in_reading_order(section(readme, "The course"))}
+{course_map(section(readme, "The course"))}
 
 ## Two commands
 
@@ -127,13 +136,16 @@ def reference_page(title: str, modules: list[str]) -> str:
         public = getattr(module, "__all__", None)
         if public is None:  # a module without a list: what is defined in it
             public = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == name and n[0] != "_"]
-        names = "\n".join(f"   {n}" for n in sorted(public) if callable(getattr(module, n)))
-        imported = "" if len(modules) > 1 else "   :imported-members:\n"  # a package shows what its modules define
+        things = {n: getattr(module, n) for n in sorted(public) if callable(getattr(module, n))}
+        own = {n: thing for n, thing in things.items() if thing.__module__.startswith(name)}
+        elsewhere = [f":py:obj:`{n} <{things[n].__module__}.{n}>`" for n in things if n not in own]
+        table = "\n".join(f"   {n}" for n in own)
+        full = "\n".join(f".. auto{'class' if isclass(thing) else 'function'}:: {n}" for n, thing in own.items())
+        also = f"Also to be had from here: {', '.join(elsewhere)}." if elsewhere else ""
         heading = f"## {name}\n\n" if len(modules) > 1 else ""
         parts.append(
-            f"{heading}```{{eval-rst}}\n.. automodule:: {name}\n   :no-members:\n\n"
-            f".. currentmodule:: {name}\n\n.. autosummary::\n\n{names}\n\n"
-            f".. automodule:: {name}\n   :no-index:\n{imported}```\n"
+            f"{heading}```{{eval-rst}}\n.. automodule:: {name}\n   :no-members:\n\n.. currentmodule:: {name}\n\n"
+            f".. autosummary::\n   :nosignatures:\n\n{table}\n\n{also}\n\n{full}\n```\n"
         )
     return "\n".join(parts)
 
