@@ -36,14 +36,15 @@ autodoc_typehints_format = "short"
 autosummary_generate = False
 add_module_names = False
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is set
 html_theme = "pydata_sphinx_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
 html_js_files = ["course.js"]
+html_domain_indices = False
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
@@ -53,7 +54,7 @@ html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_align": "left",
     "navigation_with_keys": False,
-    "secondary_sidebar_items": ["page-toc", "run-it"],
+    "secondary_sidebar_items": {"**": ["page-toc", "run-it"], "notebooks/cheatsheet": []},  # a wide table
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
     "footer_start": ["copyright"],

@@ -22,8 +22,8 @@ REPOSITORY = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REQUIRED = bool(os.environ.get("COURSE_BROWSER_REQUIRED"))
 LAPTOP, PHONE = {"width": 1440, "height": 900}, {"width": 360, "height": 780}
-# One page of each kind, for what takes long.
-KINDS = ("index", "notebooks/07_iris_mlp", "notebooks/glossary", "exercises/01_basics/exercises", "reference/iris")
+# One page of each kind besides a lesson, for what takes long.
+KINDS = ("index", "notebooks/glossary", "exercises/01_basics/exercises", "reference/iris")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(280),
@@ -113,10 +113,9 @@ def test_every_picture_is_described(pages):
 
 def test_headings_go_down_one_step_at_a_time(pages):
     for name, page in pages.items():
-        levels = [level for level in page.headings if level]
-        assert levels.count(1) == 1, name
-        steps = itertools.pairwise(levels)
-        assert all(following <= level + 1 for level, following in steps), f"{name}: {levels}"
+        assert page.headings.count(1) == 1, name
+        steps = itertools.pairwise(page.headings)
+        assert all(following <= level + 1 for level, following in steps), f"{name}: {page.headings}"
 
 
 class TestInTheBrowser:
@@ -158,22 +157,28 @@ class TestInTheBrowser:
         page = browser.new_page(viewport=LAPTOP)
         page.goto((site / "notebooks/01_basics.html").as_uri())
         output = page.get_by_text("mean confidence on digits: 0.97").last
+        words = page.get_by_text("sure of a digit where there is none")
         assert not output.is_visible()
+        assert not words.is_visible()
         page.get_by_role("button", name="show what comes out").first.click()
         assert output.is_visible()
+        assert words.is_visible()
         page.emulate_media(media="print")
-        assert page.locator(".cell_output[hidden]").first.is_visible()  # on paper nothing is hidden
+        assert page.locator(".covered[hidden]").first.is_visible()  # on paper nothing is hidden
         page.close()
 
-    @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
-    @pytest.mark.parametrize("colours", ["light", "dark"])
-    def test_axe_finds_nothing(self, site, browser, viewport, colours):
+    @pytest.mark.parametrize(
+        ("viewport", "colours", "lesson"),
+        [(LAPTOP, "light", "notebooks/07_iris_mlp"), (PHONE, "dark", "notebooks/00_start")],
+        ids=["laptop", "phone"],
+    )
+    def test_axe_finds_nothing(self, site, browser, viewport, colours, lesson):
         script = Path(find_spec("axe_playwright_python").origin).with_name("axe.min.js")
         context = browser.new_context(viewport=viewport, color_scheme=colours)
         context.add_init_script(path=script)
         page = context.new_page()
         found = {}
-        for name in KINDS:
+        for name in (*KINDS, lesson):
             page.goto((site / f"{name}.html").as_uri())
             violations = page.evaluate("axe.run().then(result => result.violations)")
             for violation in violations:

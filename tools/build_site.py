@@ -70,6 +70,8 @@ def prepare(notebook: NotebookNode) -> NotebookNode:
             if "image/png" in output.get("data", {}):
                 image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
                 image.setdefault("alt", figure_description(output))
+            if "text/html" in output.get("data", {}):  # pandas leaves empty corners, which no screen reader can read
+                output.data["text/html"] = output.data["text/html"].replace("<th></th>", "<td></td>")
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata.setdefault("tags", []).append("hide-input")
     return notebook
@@ -190,6 +192,9 @@ def build(out: Path) -> None:
         collect(source)
         if sphinx_build(["-q", "-W", "--keep-going", "-b", "html", "-d", str(doctrees), str(source), str(out)]):
             raise SystemExit("The site was not built: mend what the lines above say.")
+    for left_over in [*out.rglob("*.map"), out / "_static/webpack-macros.html", out / ".buildinfo"]:
+        left_over.unlink(missing_ok=True)  # what the theme's authors need, and nobody else
+    shutil.rmtree(out / "_sources", ignore_errors=True)
 
 
 def main() -> None:
