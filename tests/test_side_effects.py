@@ -338,7 +338,6 @@ CHANGED_ON_PURPOSE = {
     "iris.train": {"state"},
     "pitfalls.gradient_clipping": {"gradients"},
 }
-DRAWS_12_000 = {"data.load_cifar10"}  # images
 # These take gradients of a model's outputs, so that a model can fail on the way back too.
 WITH_A_WAY_BACK = [
     "iris.train",
@@ -433,11 +432,8 @@ def test_nothing_is_left_behind(name, training):
     assert_nothing_is_left_behind(name, training=training)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in DRAWS_12_000 else name for name in CALLS_WITHOUT_MODEL],
-)
-def test_nothing_is_left_behind_without_a_model(name):
+@pytest.mark.parametrize("name", CALLS_WITHOUT_MODEL)
+def test_nothing_is_left_behind_without_a_model(name, few_shapes):
     assert_nothing_is_left_behind(name, training=True)
 
 
