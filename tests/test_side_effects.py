@@ -382,7 +382,7 @@ def call(name: str, model: torch.nn.Module, tensors: dict[str, torch.Tensor]):
 
 @functools.cache
 def calls_of_the_model(name: str) -> int:
-    """How often a function runs its model. This first call also loads what is loaded once: fonts, data."""
+    """How often a function runs its model."""
     model = model_for(name)
     call(name, model, fresh_tensors())
     return model.calls
@@ -423,7 +423,6 @@ def test_every_public_function_has_a_line():
 
 def assert_nothing_is_left_behind(name: str, *, training: bool) -> None:
     model = model_for(name, training=training)
-    calls_of_the_model(name)
     assert changed_by(name, model, fresh_tensors()) == CHANGED_ON_PURPOSE.get(name, set())
 
 
