@@ -96,7 +96,7 @@ def lab(course) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    """One browser for all tests."""
+    """One browser for all tests, which loads JupyterLab's many files once."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -106,34 +106,18 @@ def browser() -> Iterator:
         browser.close()
 
 
-@pytest.fixture(scope="module")
-def start_page(browser, lab) -> Iterator:
-    """JupyterLab as the README's first command opens it. It is loaded once: that takes the browser five seconds."""
+@pytest.fixture
+def page(browser) -> Iterator:
     page = browser.new_page()
     page.set_default_timeout(60_000)
-    page.goto(f"{lab}/lab/tree/notebooks/00_start.ipynb?token={TOKEN}&reset")
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     yield page
     page.close()
 
 
-@pytest.fixture
-def page(start_page) -> Iterator:
-    """The same JupyterLab for each test, which leaves no notebook open and no kernel running."""
-    yield start_page
-    while start_page.locator(".jp-NotebookPanel").count():
-        choose(start_page, "File", "Close and Shut Down Notebook")
-        start_page.locator(".jp-Dialog .jp-mod-accept").click()
-        start_page.locator(".jp-Dialog").wait_for(state="detached")
-
-
 def open_notebook(page, lab: str, path: str) -> None:
     """Open a notebook and wait until the kernel of its own session is ready."""
-    choose(page, "File", "Open from Path")
-    page.locator(".jp-Dialog input").fill(path)
-    page.keyboard.press("Enter")
-    page.locator(f"#jp-main-dock-panel .lm-TabBar-tab.lm-mod-current[title*='{path}']").wait_for()
-    page.locator(".jp-Notebook:visible .jp-Cell").first.wait_for()
+    page.goto(f"{lab}/lab/tree/{path}?token={TOKEN}&reset")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     for _ in range(300):
         with urllib.request.urlopen(f"{lab}/api/sessions?token={TOKEN}") as answer:
             states = [s["kernel"]["execution_state"] for s in json.load(answer) if s["path"] == path]
