@@ -108,7 +108,8 @@ def pgd_attack(
 
     Source: Madry et al. (2018), "Towards deep learning models resistant to adversarial attacks". Without the random
     start it is the basic iterative method (error E53, chapter 4's index). `loss="dlr", targeted=True` with a restart
-    for each wrong class is the targeted part of AutoAttack (Croce & Hein 2020) with steps of a fixed size.
+    for each wrong class is the targeted part of AutoAttack (Croce & Hein 2020), but for steps of a fixed size, where
+    AutoAttack's adapt theirs and find a few errors more.
 
     Args:
         model, inputs, target, eps, bounds, normalization, task: as in `fgsm_attack`, with its errors and warnings.

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils.advanced import pgd_attack
+from course_utils.advanced.attack_losses import margin_loss
 from tests.support.images import classes, convolutional, images, linear, share_right
 from tests.support.values import seeds
 
@@ -105,18 +106,21 @@ def test_e54_the_margin_does_not_saturate():
         assert share_right(model, pgd_attack(model, x, y, eps=0.3, loss=loss, seed=0), y) < 0.1
 
 
-def test_as_strong_as_torchattacks_targeted_apgd(torchattacks, trained):
-    """APGD-DLR-T of the library: adaptive steps, more of them. Ours may be a little weaker or stronger."""
+def test_nearly_as_strong_as_torchattacks_targeted_apgd(torchattacks, trained):
+    """The library's steps adapt their size and have momentum: it finds a few errors of a hundred more."""
     right = trained.model(trained.x).argmax(1) == trained.y
     x, y = trained.x[right], trained.y[right]
     eps = 3 / 255
     theirs = torchattacks.APGDT(trained.model, eps=eps, steps=20, n_restarts=1, n_classes=3, seed=0)
-    theirs.dlr_loss_targeted = lambda z, y, goal: z.gather(1, goal[:, None])[:, 0] - z.gather(1, y[:, None])[:, 0]
-    expected = share_right(trained.model, theirs(x, y), y)
-    ours = pgd_attack(trained.model, x, y, eps=eps, steps=20, loss="margin", targeted=True, restarts=2, seed=0)
-    plain = pgd_attack(trained.model, x, y, eps=eps, steps=2, seed=0)
-    assert share_right(trained.model, ours, y) <= expected + 2 / len(y)
-    assert share_right(trained.model, ours, y) <= share_right(trained.model, plain, y)
+    theirs.dlr_loss_targeted = margin_loss  # three classes are too few for a targeted DLR
+    found = theirs(x, y)
+    assert (found - x).abs().max() < eps + 1e-6
+    options = {"eps": eps, "steps": 20, "seed": 0}
+    ours = pgd_attack(trained.model, x, y, **options, loss="margin", targeted=True, restarts=2)
+    assert share_right(trained.model, ours, y) <= share_right(trained.model, found, y) + 4 / len(y)
+    assert share_right(trained.model, ours, y) <= share_right(
+        trained.model, pgd_attack(trained.model, x, y, **options), y
+    )
 
 
 def test_half_of_a_restart_is_spared():
