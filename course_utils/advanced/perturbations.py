@@ -53,7 +53,7 @@ def occlusion_map(
     tensor([[[1., 2.],
              [3., 4.]]])
     """
-    x, fill = _check_images(inputs, fill)
+    x, fill = _check_images(inputs, fill, batch_size)
     height, width = x.shape[2:]
     if check_count(window, "window") > min(height, width):
         raise ValueError(f"window must fit into the images, {height} × {width}, but is {window}")
@@ -117,7 +117,7 @@ def rise_map(
     Returns:
         (N, H, W), in logits: of a pixel without any influence the mean score. float32 or better.
     """
-    x, fill = _check_images(inputs, fill)
+    x, fill = _check_images(inputs, fill, batch_size)
     size = x.shape[2:]
     check_count(n_masks, "n_masks")
     if check_count(grid, "grid") > min(size):
@@ -139,7 +139,8 @@ def rise_map(
 
 def _random_masks(n: int, grid: int, keep: float, size: torch.Size, generator: torch.Generator) -> Tensor:
     """(n, H, W) in [0, 1]: a coarse grid of zeros and ones, enlarged and shifted at random."""
-    cells = (torch.rand(n, 1, grid, grid, generator=generator) < keep).float()
+    # The default dtype of the caller would change the numbers that a seed draws.
+    cells = (torch.rand(n, 1, grid, grid, generator=generator, dtype=torch.float32) < keep).float()
     steps = [-(-side // grid) for side in size]  # a cell's size in pixels, rounded up
     enlarged = F.interpolate(
         cells, size=[(grid + 1) * step for step in steps], mode="bilinear", align_corners=False
@@ -168,7 +169,9 @@ def _scores_behind(
     return torch.cat(scores).reshape(n, m)
 
 
-def _check_images(inputs: Tensor, fill: Tensor | float) -> tuple[Tensor, Tensor]:
+def _check_images(inputs: Tensor, fill: Tensor | float, batch_size: int | None) -> tuple[Tensor, Tensor]:
+    if batch_size is not None:
+        check_count(batch_size, "batch_size")
     x = check_tensor(check_inputs(inputs), "inputs", ndim=4)
     return x, check_fill(fill, x)
 

@@ -48,7 +48,8 @@ def randomization_check(
         map without any differences is like no other: its similarity is 0.
 
     Raises:
-        ValueError: a module that holds weights of its own and has no `reset_parameters`.
+        ValueError: a module that holds weights of its own and has no `reset_parameters`, or whose weight is computed
+            from others (pruned, or with a weight norm).
     """
     import pandas as pd
 
@@ -59,7 +60,7 @@ def randomization_check(
     with isolated_randomness(seed):
         for name, layer in reversed(layers):
             with torch.no_grad():
-                layer.reset_parameters()
+                _reset(layer)()
                 _renew_statistics(network, x)
             alike = _rank_correlation(before, _maps(attribute, network, x))
             mean = float(alike.mean())
@@ -77,12 +78,23 @@ def _layers_with_weights(network: nn.Module) -> list[tuple[str, nn.Module]]:
     if not layers:
         raise ValueError("the model has no weights that could be made random")
     for name, layer in layers:
-        if not hasattr(layer, "reset_parameters"):
+        if _reset(layer) is None:
             raise ValueError(
                 f"{name}, a {type(layer).__name__}, holds weights and has no reset_parameters(), so nobody knows how "
                 "its random weights are made; give its class that method"
             )
+        if isinstance(vars(layer).get("weight"), Tensor):
+            raise ValueError(
+                f"the weight of {name}, a {type(layer).__name__}, is computed from other parameters in each forward "
+                "pass, so a new one would be lost; make it permanent first, with torch.nn.utils.prune.remove or "
+                "torch.nn.utils.remove_weight_norm"
+            )
     return layers
+
+
+def _reset(layer: nn.Module) -> Callable[[], None] | None:
+    """What gives a layer new weights; torch's attention has a private name for it."""
+    return getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
 
 
 def _renew_statistics(network: nn.Module, x: Tensor) -> None:

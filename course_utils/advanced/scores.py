@@ -112,6 +112,7 @@ def score_maps(maps: Mapping[str, Tensor], masks: Tensor, *, grow: int = 0) -> p
     for values in maps.values():
         _check_maps(values, masks)
     masks = grow_masks(masks, grow)
+    maps = {name: values.detach() for name, values in maps.items()}
     named = {**maps, "centre first": centre_first(next(iter(maps.values())))}
     rows = {}
     for score, function in (("pointing", pointing_game), ("energy", energy_inside)):

@@ -64,7 +64,7 @@ def square_attack(
 
     def signs(*shape: int) -> Tensor:
         """True for up, False for down."""
-        return (torch.rand(shape, generator=generator) < 0.5).to(inputs.device)
+        return (torch.rand(shape, generator=generator, dtype=torch.float32) < 0.5).to(inputs.device)
 
     with input_gradients(model, task=task, seed=model_seed) as frozen, torch.no_grad():
         best = torch.where(signs(n, channels, 1, width), box.upper, box.lower)

@@ -178,6 +178,7 @@ class TestBoth:
             (images() * NAN, {}, ValueError, "NaN"),
             (images(), {"fill": torch.zeros(4)}, ValueError, "fill must be a number or broadcast"),
             (images(), {"target": 3}, ValueError, "0 to 2"),
+            (images(), {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
             (images(), {"task": "multilabel"}, ValueError, "task must be one of"),
         ],
     )

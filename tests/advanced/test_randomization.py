@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from course_utils.advanced import grad_cam, integrated_gradients, randomization_check, saliency_map
 from course_utils.advanced.randomization import _rank_correlation
@@ -96,6 +97,23 @@ class OwnWeights(nn.Module):
         return x * self.scale
 
 
+def pruned() -> nn.Module:
+    model = convolutional()
+    prune.l1_unstructured(model[5], "weight", amount=0.5)
+    return model
+
+
+def test_the_attention_of_torch():
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    model = nn.Sequential(nn.Flatten(2), encoder, nn.Flatten(), nn.Linear(24, 3))
+    x = images(0, channels=3, size=4, dtype=torch.float32)[:, :, :2]  # (5, 3, 2, 4)
+    table = randomization_check(model, x, lambda network, inputs: saliency_map(network, inputs, 0))
+    assert table.index[0] == "3"
+    assert "1.self_attn" in table.index
+    assert table["similarity"].iloc[-1] < 0.9
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -105,6 +123,7 @@ class OwnWeights(nn.Module):
             r"0, a OwnWeights, holds weights and has no reset_parameters",
         ),
         (lambda: randomization_check(nn.Flatten(), images(), saliency), ValueError, "no weights that could be made"),
+        (lambda: randomization_check(pruned(), images(), saliency), ValueError, "weight of 5, a Linear, is computed"),
         (
             lambda: randomization_check(convolutional(), images(), lambda m, x: m(x)[:2]),
             ValueError,
