@@ -95,13 +95,14 @@ def rise_map(
     task: str = "multiclass",
     seed: int | None = 0,
 ) -> Tensor:
-    """The class's mean score over random masks, for each pixel over those that show it.
+    """The class's mean score over random masks that show a pixel, minus that over all masks.
 
     A mask M is a grid of cells, each shown with the probability `keep`, enlarged bilinearly and shifted by less than a
-    cell. The map is Σ_i s(x ⊙ M_i) M_i(λ) / Σ_i M_i(λ), an estimate of E[s M(λ)] / E[M(λ)]: its error falls with
-    1/√n_masks and is the same for no two seeds, so compare two before you read details. Source: Petsiuk et al. (2018),
-    "RISE"; they divide by the expected sum n · keep, here it is the sum that was drawn, so a score that is the same
-    behind all masks gives an even map; and they take the probability as the score, here it is the logit.
+    cell. The map is Σ_i s(x ⊙ M_i) M_i(λ) / Σ_i M_i(λ) − mean of s(x ⊙ M_i), an estimate of E[s M(λ)] / E[M(λ)] − E[s].
+    Its error falls with 1/√n_masks and is another one for each seed, so compare two before you read details. Source:
+    Petsiuk et al. (2018), "RISE". They take the probability as the score, here it is the logit; they divide by the
+    expected sum n · keep, here it is by the sum that was drawn; and they leave the mean in, without which a pixel that
+    has no influence gets 0, as in occlusion.
 
     Args:
         model, target, task: as in `course_utils.advanced.saliency_map`.
@@ -115,7 +116,7 @@ def rise_map(
         seed: of the masks, and of what a random model draws; None draws fresh ones.
 
     Returns:
-        (N, H, W), in logits: of a pixel without any influence the mean score. float32 or better.
+        (N, H, W), in logits, positive where showing the pixel raises the score. float32 or better.
     """
     x, fill = _check_images(inputs, fill, batch_size)
     size = x.shape[2:]
@@ -126,6 +127,7 @@ def rise_map(
     generator = make_generator(seed)
     total = torch.zeros_like(full_precision(x[:, 0]))
     shown = torch.zeros_like(total[0])
+    sum_of_scores = torch.zeros_like(total[:, 0, 0])
     model_seed = None if seed is None else derived_seed(seed, "model")
     with input_gradients(model, task=task, seed=model_seed) as frozen, torch.no_grad():
         target = check_target(target, _logits(frozen, x, batch_size))
@@ -134,7 +136,10 @@ def rise_map(
             scores = _scores_behind(frozen, x, fill, masks, target, batch_size)  # (N, M)
             total += torch.einsum("nm,mhw->nhw", scores.to(total.dtype), masks)
             shown += masks.sum(0)
-    return total / shown.clamp(min=torch.finfo(shown.dtype).tiny)  # a pixel that no mask has shown: 0
+            sum_of_scores += scores.sum(1)
+    mean = (sum_of_scores / n_masks)[:, None, None]
+    # Of a pixel that no mask has shown nothing is known: 0.
+    return torch.where(shown > 0, total / shown.clamp(min=torch.finfo(shown.dtype).tiny) - mean, 0.0)
 
 
 def _random_masks(n: int, grid: int, keep: float, size: torch.Size, generator: torch.Generator) -> Tensor:

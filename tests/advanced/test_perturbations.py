@@ -63,7 +63,7 @@ class TestOcclusion:
 
 
 def expectation(weight: torch.Tensor, x: torch.Tensor, grid: int, keep: float) -> torch.Tensor:
-    """E[s M(λ)] / E[M(λ)] of a linear score s = Σ w x M, exactly: over all shifts, with the cells' covariance."""
+    """E[s M(λ)] / E[M(λ)] − E[s] of a linear score s = Σ w x M, exactly: over all shifts, by the cells' covariance."""
     size = x.shape[-1]
     step = -(-size // grid)
     # The share of each cell in each enlarged position: linear interpolation between the cells' centres, by hand.
@@ -77,7 +77,7 @@ def expectation(weight: torch.Tensor, x: torch.Tensor, grid: int, keep: float) -
             both = np.einsum("ic,kc,jd,ld->ijkl", a, a, b, b)  # Σ over cells of u(μ) u(λ)
             second = keep**2 + keep * (1 - keep) * both  # E[M(μ) M(λ)]
             total += np.einsum("nij,ijkl->nkl", gives, second)
-    return torch.from_numpy(total / step**2 / keep)
+    return torch.from_numpy(total / step**2 / keep - keep * gives.sum((1, 2), keepdims=True))
 
 
 class TestRise:
@@ -104,9 +104,14 @@ class TestRise:
         assert float(few / many) == pytest.approx(3, rel=0.2)
 
     def test_a_single_cell_shows_all_or_nothing(self):
+        """Shown in k of 20 masks: everywhere s(x) − (k s(x) + (20 − k) s(0)) / 20."""
         model, x, y = linear(), images(), classes()
-        whole = model(x).gather(1, y[:, None])[:, :, None].detach()
-        assert torch.allclose(rise_map(model, x, y, n_masks=20, grid=1), whole.expand(5, 8, 8))
+        with torch.no_grad():
+            fall = (model(x) - model(0 * x)).gather(1, y[:, None])[:, :, None]
+        ratio = rise_map(model, x, y, n_masks=20, grid=1) / fall
+        assert torch.allclose(ratio, ratio[0, 0, 0].expand(5, 8, 8))
+        assert float(20 * ratio[0, 0, 0]) == pytest.approx(round(float(20 * ratio[0, 0, 0])))
+        assert 0 < ratio[0, 0, 0] < 1
 
     def test_the_masks_by_hand(self):
         """Each is linear interpolation of zeros and ones, and a cut out of it."""
@@ -119,12 +124,12 @@ class TestRise:
         ones = _random_masks(3, 4, 1 - 1e-12, torch.Size([8, 10]), torch.Generator().manual_seed(0))
         assert torch.allclose(ones, torch.ones(3, 8, 10))
 
-    def test_an_even_score_gives_an_even_map(self):
+    def test_a_score_that_is_the_same_behind_all_masks(self):
         model = linear()
         with torch.no_grad():
             model[1].weight.zero_()
         result = rise_map(model, images(), 1, n_masks=20)
-        assert torch.allclose(result, model[1].bias[1].expand(5, 8, 8))
+        assert torch.allclose(result, torch.zeros(5, 8, 8).double(), atol=1e-12)
 
     def test_one_pixel_that_decides_is_found(self):
         model, x = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double(), torch.ones(1, 3, 8, 8).double()
