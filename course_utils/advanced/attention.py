@@ -45,7 +45,8 @@ def gradient_rollout(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) 
     Args:
         attentions: as in `attention_rollout`.
         gradients: of the class's score by each of them, in the same shapes:
-            `torch.autograd.grad(logits[:, target].sum(), attentions)`.
+            `torch.autograd.grad(logits[:, target].sum(), attentions)`. They exist for the tensors that the model itself
+            went on with; the weights that `nn.MultiheadAttention` returns are not those.
 
     Returns:
         (N, T, T), the identity included.
