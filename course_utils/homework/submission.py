@@ -15,6 +15,7 @@ from course_utils.homework.repetition import (
     estimated_seconds,
     listed,
     repeat_runs,
+    twins,
 )
 from course_utils.homework.runs import check_different_runs
 from course_utils.homework.storage import BadDocument, from_bytes, plain, read_limited
@@ -28,21 +29,26 @@ class Verdict:
     """Is a submission in order?
 
     Attributes:
-        ok: no problem was found.
+        ok: no problem was found, and nothing is undecided.
         problems: what is wrong, in words.
-        notes: what is not wrong, but should be known: which runs there was no time to repeat, and settings that have
-            the same curves as others.
+        notes: what is not wrong, but should be known: which runs there was no time to repeat, what chaotic training
+            leaves open, and settings that have the same curves as others.
+        undecided: why the file is neither in order nor wrong, if there is no problem: there was no time to repeat one
+            run of each setting and all of the best one; or training is so chaotic that the result is another one here.
+            That is no accusation.
     """
 
     ok: bool
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.ok
 
     def __str__(self) -> str:
-        return "\n".join([*(self.problems or ["in order"]), *(f"note: {note}" for note in self.notes)])
+        verdict = self.problems or [f"undecided: {text}" for text in self.undecided] or ["in order"]
+        return "\n".join([*verdict, *(f"note: {note}" for note in self.notes)])
 
 
 def validate_submission(
@@ -106,22 +112,23 @@ def check_submission(
     path: str | os.PathLike, options: CheckOptions, plan: Plan | None = None
 ) -> tuple[Verdict, Comparison | None]:
     """The verdict, and the comparison if the file is whole."""
-    comparison, notes = None, []
+    comparison, undecided, notes = None, [], []
     try:
         comparison = Comparison(**from_bytes(read_limited(path)))
         problems = form_problems(comparison, options, plan)
-        if not problems:
-            notes = equal_curves(comparison)
         if not problems and options.rerun != 0:
-            problems, more = repeat_runs(comparison, load_splits(comparison.data, comparison.validation), options)
-            notes += more
+            found = repeat_runs(comparison, load_splits(comparison.data, comparison.validation), options)
+            problems, undecided, notes = found.problems, found.undecided, [*found.notes]
+        if not problems:
+            notes += equal_curves(comparison)
     except BadDocument as error:
         problems = error.problems
     except ValueError as error:
         problems = [str(error)]
     except Exception as error:  # the file comes from anywhere, and one bad file must not stop a class
         problems = [f"the file cannot be checked ({type(error).__name__}: {str(error)[:200]})"]
-    return Verdict(not problems, tuple(map(plain, problems)), tuple(map(plain, notes))), comparison
+    texts = (tuple(map(plain, some)) for some in (problems, notes, undecided))
+    return Verdict(not problems and not undecided, *texts), comparison
 
 
 def form_problems(comparison: Comparison, options: CheckOptions, plan: Plan | None) -> list[str]:
@@ -202,13 +209,7 @@ def broken_samples(comparison: Comparison, splits: DataSplits) -> list[str]:
 
 
 def equal_curves(comparison: Comparison) -> list[str]:
-    """Settings whose curves are those of another one with every seed."""
-    first: dict[bytes, int] = {}  # curves → the first setting that has them
-    equal = []
-    for number in range(len(comparison.settings)):
-        curves = comparison.curves_of(number).to_numpy().tobytes()
-        if curves in first:
-            equal.append(f"{number} (as {first[curves]})")
-        first.setdefault(curves, number)
+    """Settings whose curves are, to a thousandth, those of another one with every seed."""
+    equal = [f"{number} (as {first})" for number, first in twins(comparison).items()]
     text = "setting(s) with the same curves as another one, so that what differs between them changes nothing"
     return [f"{text}: {listed(equal)}"] if equal else []
