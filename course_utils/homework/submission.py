@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from course_utils.foundation.arguments import describe_value
 from course_utils.homework.comparison import Comparison
@@ -68,21 +68,33 @@ def validate_submission(
     figures that are possible, for an accuracy also whole numbers of samples; a summary and a curves digest that follow
     from the runs; the data set; seeds that nobody picked; no run counted twice; a plan, if one is named, that was kept;
     no run that is too long or too large to be repeated. Then runs are run again, on this computer's copy of the data:
-    one of each setting, then all others of the best one, then all others, as far as the time goes; what it did not
-    allow is said in the notes. Nothing in the file is executed.
+    one of each setting, then all others of the best one, then all others, as far as the time goes. Nothing in the file
+    is executed.
 
-    A run is reproduced if its accuracies or F1 are equal, and the loss, and each point of the curve, agrees to
+    A run is reproduced if its accuracies or F1 are equal, its losses to 1e-6·max(1, loss), each point of the curve to
     `tolerance`·max(1, loss), and if it diverged then and now, or neither. A run that does not agree is also run with
-    inputs changed by 1e-7 and 1e-6, three times each. If their curves and figures agree, so must the claim. Where they
-    separate, training is chaotic: the rounding of another computer would change the result as much. Then the curve is
-    compared only up to that point, and the figures may differ by 6 times the spread of those runs, at least 3 samples
-    (losses: 10 times the spread). If the curve is the same to every digit behind that point too, there is no excuse:
-    the rounding was the same. Such differences have no direction in an honest file. So their sums, over all settings
-    and for each, of the best one with a plus, of its rivals with a minus, are compared with what the spread explains.
-    The first run that chaos does not excuse ends the check.
+    inputs changed by 1e-7 and 1e-6, three times each. If these agree with each other, so must the claim (a loss to
+    twice what they differ). Where they separate, training is chaotic: the rounding of another computer would change
+    the result as much. The curve must agree up to that point; behind it, and for the figures, the claim is taken as one
+    more draw. If the curve is the same to every digit there too, there is no excuse: the rounding was the same.
 
-    What is not repeated is not certified. And of chaotic training no check can say more than that its figures are
-    possible.
+    - The draws have no direction in an honest file. So the sums of the differences, over all settings and for each, of
+      the best one with a plus, of its rivals with a minus, are compared with what the draws make possible. A sum that
+      honest files reach in less than 1 of 100 cases is a problem.
+    - A claim farther outside its draws than the widest range of its setting's draws (of a loss: of its logarithm) is
+      drawn 30 times more. If it still is, the file is undecided.
+    - The winner is determined once more, with the mean figures of the draws. If it is another one, a note says so; if
+      the claimed one is told apart from it, the file is undecided.
+
+    The first run that chaos does not excuse ends the check. The verdict of a file is always the same, as long as the
+    time allows all of its runs.
+
+    What is not repeated is not certified: without one run of each setting and all of the best one the file is
+    undecided, the rest is said in the notes. And of chaotic training no check can say more than that its figures are
+    possible: a note says of how many runs, and how the mean of the best setting came out here.
+
+    Cost: about that of the student's own `compare`, seven times that of a run for each that does not come out at once,
+    and 37 times for each that chaos hardly explains.
 
     Args:
         path: of the file.
@@ -93,7 +105,7 @@ def validate_submission(
         first_seed: n seeds must be first_seed … first_seed + n − 1. Who may choose them can look for those that show
             a difference.
         num_seeds: n, if the teacher has set it; None takes any. Who may choose it can stop when a difference shows.
-        minutes: what repeating may take, as estimated for one core; twice as long where training is chaotic.
+        minutes: what repeating may take, as estimated for one core; three times as long where training is chaotic.
         plan: the one that was handed in before the runs; anything else is a problem. None: the file need not have one.
 
     Returns:
@@ -105,7 +117,11 @@ def validate_submission(
     options = CheckOptions(rerun, tolerance, seed, first_seed, num_seeds, minutes)
     if plan is not None and not isinstance(plan, Plan):
         raise TypeError(f"plan must be what register or Plan.load returned, but is {describe_value(plan)}")
-    return check_submission(path, options, plan)[0]
+    verdict, comparison = check_submission(path, options, plan)
+    if plan is None and comparison is not None and comparison.plan is not None and not verdict.problems:
+        note = f"names a plan (digest {comparison.plan[:12]}…); whether it came before the runs is not checked"
+        verdict = replace(verdict, notes=(*verdict.notes, note))
+    return verdict
 
 
 def check_submission(
