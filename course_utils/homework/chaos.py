@@ -19,6 +19,7 @@ from course_utils.homework.runs import RunRecord
 
 CLOSE = 1e-6  # of a loss, relative to max(1, loss): the two engines differ by a tenth of it where nothing is chaotic
 CHANCE = 0.01  # at most, that an honest file of a computer that rounds otherwise seems to favour its best setting
+LUCKY = 0.1  # the same for a winner that does not win here
 NO_NUMBER = 1e40  # stands for NaN: worse than every float32
 FIGURES = slice(0, len(PARTS))  # of the numbers of a run; behind them stand the points of its curve
 CURVE = slice(len(PARTS), None)
@@ -124,7 +125,7 @@ class Repetition:
 
     def impossible(self, ranges: np.ndarray) -> list[str]:
         """What chaos would excuse, but lies farther outside the draws than their `ranges` (4,), in words."""
-        width = np.r_[np.maximum(ranges[FIGURES], self.sample), np.full(len(self.claim.losses), ranges[-1])]
+        width = np.r_[np.maximum(ranges[FIGURES], 3 * self.sample), np.full(len(self.claim.losses), ranges[-1])]
         claimed, drawn = self._scaled(self.claimed), self._scaled(self.drawn)
         low, high = drawn.min(0) - width - CLOSE, drawn.max(0) + width + CLOSE
         wrong = ~((low <= claimed) & (claimed <= high)) & self.excused
@@ -177,20 +178,17 @@ def favoured(comparison: Comparison, tried: Sequence[Repetition]) -> list[str]:
     (Chernoff's bound, whatever the distribution.) This is asked for all runs, and for those of each setting; the chance
     of a false alarm is shared among these questions.
     """
-    best = comparison.best().setting
     numbers = sorted({one.claim.setting for one in tried})
     groups = {"the best setting": list(tried)}
     groups |= {
         f"the best setting, in the runs of setting {number}": [one for one in tried if one.claim.setting == number]
         for number in numbers
     }
-    better = 1 if higher_is_better(comparison.metric) else -1
     problems = []
     for part in ("validation", "test"):
         for name, group in groups.items():
-            signed = [better * (1 if one.claim.setting == best else -1) * one.deviations(part) for one in group]
-            signed = [values for values in signed if values.any()]
-            if signed and _chance_of_sum(signed) < CHANCE / len(groups):
+            signed = _signed(comparison, group, part)
+            if _chance_of_sum(signed) < CHANCE / len(groups):
                 total, spread = sum(values[0] for values in signed), sum(values.var() for values in signed) ** 0.5
                 unit = "" if is_share(comparison.metric) else " (of the logarithm)"
                 problems.append(
@@ -201,8 +199,17 @@ def favoured(comparison: Comparison, tried: Sequence[Repetition]) -> list[str]:
     return problems
 
 
+def _signed(comparison: Comparison, group: Iterable[Repetition], part: str) -> list[np.ndarray]:
+    """The deviations of each run, positive where they favour the best setting."""
+    best, better = comparison.best().setting, 1 if higher_is_better(comparison.metric) else -1
+    signed = [better * (1 if one.claim.setting == best else -1) * one.deviations(part) for one in group]
+    return [values for values in signed if values.any()]
+
+
 def _chance_of_sum(signed: Sequence[np.ndarray]) -> float:
     """The bound that `favoured` describes; the first value of each run is the claimed one."""
+    if not signed:
+        return 1.0
     scale = sum(values.var() for values in signed) ** 0.5
     rates = np.geomspace(0.1, 1e4, 100)[:, None] / scale
     # Σ log mean exp(λ(d − claimed)), the largest exponent taken out so that nothing overflows.
@@ -236,12 +243,14 @@ def what_chaos_means(
     winner = table.index[0]
     if winner != best.setting:
         text = f"with the figures that come out here, setting {winner} is the best one, not setting {best.setting}"
-        if table["tied_with_best"][best.setting]:
+        between = [one for one in tried if one.claim.setting in (winner, best.setting)]
+        is_lucky = _chance_of_sum(_signed(comparison, between, "validation")) < LUCKY
+        if table["tied_with_best"][best.setting] and not is_lucky:
             notes.append(f"{text}; the two cannot be told apart, and the report should say so")
         else:
             against.append(
-                f"{text}, which is told apart from it. Chaotic training can do that by an accident of rounding; a "
-                "smaller learning rate or more seeds give a result that others can confirm"
+                f"{text}, and the difference is larger than in most cases. Chaotic training can do that by an accident "
+                "of rounding; a smaller learning rate or more seeds give a result that others can confirm"
             )
     return notes, against
 

@@ -81,10 +81,10 @@ def validate_submission(
     - The draws have no direction in an honest file. So the sums of the differences, over all settings and for each, of
       the best one with a plus, of its rivals with a minus, are compared with what the draws make possible. A sum that
       honest files reach in less than 1 of 100 cases is a problem.
-    - A claim farther outside its draws than the widest range of its setting's draws (of a loss: of its logarithm) is
-      drawn 30 times more. If it still is, the file is undecided.
+    - A claim farther outside its draws than the widest range of its setting's draws (of a loss: of its logarithm), and
+      than 3 samples, is drawn 30 times more. If it still is, the file is undecided.
     - The winner is determined once more, with the mean figures of the draws. If it is another one, a note says so; if
-      the claimed one is told apart from it, the file is undecided.
+      the claimed one is told apart from it, or was luckier against it than 9 of 10 honest ones, the file is undecided.
 
     The first run that chaos does not excuse ends the check. The verdict of a file is always the same, as long as the
     time allows all of its runs.
