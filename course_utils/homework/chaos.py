@@ -237,8 +237,13 @@ def what_chaos_means(
             f"training is chaotic in {len(chaotic)} of {num_repeated} repeated runs, {of_best} of the best setting's "
             f"{num_seeds}: rounding decides there, so their figures are possible, but cannot be confirmed"
         )
-        mean = here.matrix()[best.setting].mean()
-        notes.append(text + f"; the best setting's mean is {best.validation:.4g}, here {mean:.4g}" * bool(of_best))
+        if of_best:
+            validation, test = (here.matrix(part)[best.setting].mean() for part in ("validation", "test"))
+            text += (
+                f"; the best setting's means on validation and test are {best.validation:.4g} and {best.test:.4g}, "
+                f"here {validation:.4g} and {test:.4g}"
+            )
+        notes.append(text)
     table = here.summary().set_index("setting")
     winner = table.index[0]
     if winner != best.setting:

@@ -22,6 +22,7 @@ from course_utils.homework.metrics import METRICS
 from course_utils.homework.plans import Plan, calls_itself_a_plan
 from course_utils.homework.repetition import CheckOptions
 from course_utils.homework.results import requirements
+from course_utils.homework.runs import RunRecord
 from course_utils.homework.statistics import t_interval
 from course_utils.homework.storage import plain, write_new
 from course_utils.homework.submission import check_submission
@@ -256,12 +257,18 @@ def _plan_text(
 
 
 def _copies(comparisons: Mapping[str, Comparison]) -> dict[str, list[str]]:
-    """For each file the others that share so many runs with it that it cannot be chance."""
-    holders = defaultdict(list)  # a run → the files that have it
+    """For each file the others that share so many runs with it that it cannot be chance.
+
+    A run is known by its seed and seconds alone: a setting can be changed so little that its runs are the same.
+    """
+    holders = defaultdict(Counter)  # a run → the files that have it, and how often
     for file, comparison in comparisons.items():
         for record in comparison.records:
-            holders[comparison.settings[record.setting], record.seed, record.seconds].append(file)
-    shared = Counter(pair for files in holders.values() for pair in combinations(files, 2))
+            holders[record.seed, record.seconds][file] += 1
+    shared = Counter()
+    for files in holders.values():
+        for one, other in combinations(files, 2):
+            shared[one, other] += min(files[one], files[other])
     found: dict[str, list[str]] = {file: [] for file in comparisons}
     for (one, other), count in sorted(shared.items()):
         if count >= COPIED_SHARE * min(len(comparisons[one]), len(comparisons[other])):
@@ -274,7 +281,7 @@ def _alike(comparisons: Mapping[str, Comparison], copies: Mapping[str, list[str]
     """For each file those that are no copies of it to the last digit, but whose runs took times in one proportion."""
     found: dict[str, list[str]] = {file: [] for file in comparisons}
     times = {
-        file: {(comparison.settings[record.setting], record.seed): record.seconds for record in comparison.records}
+        file: {_figures(record): record.seconds for record in comparison.records}
         for file, comparison in comparisons.items()
     }
     for one, other in combinations(comparisons, 2):
@@ -290,18 +297,24 @@ def _alike(comparisons: Mapping[str, Comparison], copies: Mapping[str, list[str]
     return found
 
 
+def _figures(record: RunRecord) -> tuple[float, ...]:
+    """By what a run is known whose times were changed: the figures must come out, so they cannot be."""
+    return record.seed, *(round(figure, 4) for figure in (record.train, record.validation, record.test))
+
+
 def _in_proportion(seconds: Sequence[float], others: Sequence[float]) -> bool:
-    """Do many of these times differ by one factor, or by next to nothing?
+    """Do many of these times differ by one factor, by one amount, or by next to nothing?
 
     >>> _in_proportion([0.1, 0.2, 0.3, 0.5], [0.2, 0.4, 0.6, 1.0]), _in_proportion([0.1, 0.2], [0.2, 0.4])
     (True, False)
     """
-    first, ratios = np.array(seconds), np.log(seconds) - np.log(others)
-    in_one = np.abs(ratios - np.median(ratios)) < 1e-3
-    equal = np.abs(ratios) < 1e-6
-    return bool(
-        equal.mean() >= ALIKE_SHARE or (in_one.mean() >= ALIKE_SHARE and len(np.unique(first[in_one])) >= ALIKE_TIMES)
-    )
+    first, other = np.array(seconds), np.array(others)
+    ratios, differences = np.log(first) - np.log(other), (first - other) / np.median(first)
+    for shifts in (ratios, differences):
+        in_one = np.abs(shifts - np.median(shifts)) < 1e-3
+        if in_one.mean() >= ALIKE_SHARE and len(np.unique(first[in_one])) >= ALIKE_TIMES:
+            return True
+    return bool((np.abs(ratios) < 1e-6).mean() >= ALIKE_SHARE)
 
 
 def _same_names(comparisons: Mapping[str, Comparison]) -> dict[str, list[str]]:
@@ -315,13 +328,14 @@ def _same_names(comparisons: Mapping[str, Comparison]) -> dict[str, list[str]]:
     }
 
 
-# Letters that look like Latin ones, Cyrillic, Greek, Armenian and others; and digits that stand for letters.
+# Letters that look like Latin ones: Cyrillic, Greek, Armenian, others.
 _LOOK_ALIKE = str.maketrans(
-    "АВЕЅІЈКМНОРСТУХҮԌԚԜаеѕіјкмнорстухүһԁԛԝѵвгпΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεζηικμνορτυχγωօսհոցԱՕՏıȷɑɡɩʟłøđħŁØĐĦ01",
-    "ABESIJKMHOPCTYXYGQWaesijkmhopctyxyhdqwvbrnABEZHIKMNOPTYXabezhikmvoptyxywouhngUOSijagillodhLODHol",
+    "АВЕЅІЈКМНОРСТУХҮԌԚԜаеѕіјкмнорстухүһԁԛԝѵвгпΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεζηικμνορτυχγωօսհոցԱՕՏɑɩƖ",
+    "ABESIJKMHOPCTYXYGQWaesijkmhopctyxyhdqwvbrnABEZHIKMNOPTYXabezhikmvoptyxywouhngUOSaii",
 )
-# Accents on Latin letters, fillers, and marks that only choose a variant. The vowel signs of Indian scripts stay.
+# Accents on Latin letters, apostrophes, fillers, and marks that only choose a variant. Indian vowel signs stay.
 _UNSEEN = re.compile("[\u0300-\u036f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef'’ʼʻ`´]")
+_LATIN = re.compile("LATIN (?:SMALL |CAPITAL )?LETTER (?:SMALL CAPITAL |DOTLESS |SCRIPT )?([A-Z])(?: WITH .*)?")
 
 
 def _look(name: str) -> str:
@@ -331,10 +345,11 @@ def _look(name: str) -> str:
     True
     """
     seen = _UNSEEN.sub("", unicodedata.normalize("NFKD", name)).translate(_LOOK_ALIKE)
-    seen = _UNSEEN.sub("", unicodedata.normalize("NFKD", seen.casefold()))
+    plain_letters = "".join(m[1] if (m := _LATIN.fullmatch(unicodedata.name(c, ""))) else c for c in seen)
+    seen = _UNSEEN.sub("", unicodedata.normalize("NFKD", plain_letters.casefold()))
     kept = "".join(c for c in seen if unicodedata.category(c) != "Cf")
     words = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in kept).split()
-    return "".join(sorted(words)) or name
+    return "".join(sorted(words)).translate(str.maketrans("01l", "oii")) or name
 
 
 def _mixed_alphabets(name: str) -> list[str]:
@@ -342,7 +357,7 @@ def _mixed_alphabets(name: str) -> list[str]:
     for word in unicodedata.normalize("NFKC", name).split():
         scripts = {unicodedata.name(c, "UNKNOWN").split()[0] for c in word if c.isalpha()}
         if "LATIN" in scripts and len(scripts) > 1:
-            return [f"the author's name mixes letters of {' and '.join(sorted(scripts)).title()}"]
+            return [f"the author's name mixes letters of {' and '.join(script.title() for script in sorted(scripts))}"]
     return []
 
 

@@ -17,7 +17,7 @@ from course_utils.homework.repetition import (
     repeat_runs,
     twins,
 )
-from course_utils.homework.runs import check_different_runs
+from course_utils.homework.runs import Item, check_different_runs, plan_jobs
 from course_utils.homework.storage import BadDocument, from_bytes, plain, read_limited
 
 MAX_SECONDS = 120  # estimated for one run
@@ -136,7 +136,7 @@ def check_submission(
             found = repeat_runs(comparison, load_splits(comparison.data, comparison.validation), options)
             problems, undecided, notes = found.problems, found.undecided, [*found.notes]
         if not problems:
-            notes += equal_curves(comparison)
+            notes += equal_curves(comparison) + odd_times(comparison)
     except BadDocument as error:
         problems = error.problems
     except ValueError as error:
@@ -229,3 +229,16 @@ def equal_curves(comparison: Comparison) -> list[str]:
     equal = [f"{number} (as {first})" for number, first in twins(comparison).items()]
     text = "setting(s) with the same curves as another one, so that what differs between them changes nothing"
     return [f"{text}: {listed(equal)}"] if equal else []
+
+
+def odd_times(comparison: Comparison) -> list[str]:
+    """Are the seconds other ones than `compare` writes? Runs of a job share its time; no two jobs take the same."""
+    items = [Item(record.setting, comparison.settings[record.setting], record.seed) for record in comparison.records]
+    num_jobs = len(plan_jobs(load_splits(comparison.data, comparison.validation), items, comparison.engine))
+    num_times = len({record.seconds for record in comparison.records})
+    # A job that was interrupted and went on from its log has two times.
+    if num_jobs <= num_times <= 2 * num_jobs:
+        return []
+    return [
+        f"{len(comparison)} runs in {num_jobs} job(s) have {num_times} different times, as compare never writes them"
+    ]

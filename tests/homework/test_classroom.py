@@ -124,9 +124,13 @@ class TestClass:
             (lambda d: d["runs"].reverse(), True),
             (reorder_settings, True),
             (lambda d: drop_seeds(d, 2), True),
+            (lambda d: [setting.update(lr=setting["lr"] * (1 + 1e-9)) for setting in d["settings"]], True),
             (lambda d: [run.update(seconds=run["seconds"] * 1.1) for run in d["runs"]], False),
         ],
-        ids=["another time", "other order of runs", "other order of settings", "runs dropped", "all times changed"],
+        ids=[
+            *("another time", "other order of runs", "other order of settings", "runs dropped"),
+            *("rates changed by nothing", "all times changed"),
+        ],
     )
     def test_near_copies_are_flagged(self, change, is_a_copy, class_folder):
         """A digest of everything was another one after any change; now a fifth of the runs is enough."""
@@ -143,9 +147,10 @@ class TestClass:
             (lambda seconds, place: seconds + 1e-9, True),
             (lambda seconds, place: seconds * 1.1, True),
             (lambda seconds, place: seconds * (1.1 if place % 3 else 2), True),
-            (lambda seconds, place: seconds * (1 + 0.02 * (place % 5)), False),
+            (lambda seconds, place: seconds + 1e-4, True),
+            (lambda seconds, place: seconds * (1.02 + 0.02 * (place % 5)), False),
         ],
-        ids=["a nanosecond", "one factor", "one factor for most", "a factor for each"],
+        ids=["a nanosecond", "one factor", "one factor for most", "one amount", "a factor for each"],
     )
     def test_times_in_one_proportion_are_shown(self, change, looks_like, class_folder):
         """A copy whose seconds were all changed alike was no copy."""
@@ -155,7 +160,9 @@ class TestClass:
                 replace(record, seconds=round(changed(0.003 + 0.0001 * place, place), 9))
                 for place, record in enumerate(comparison.records)
             )
-            replace(comparison, records=records).save(class_folder / f"{name}.json")
+            # Nor did a rate that was changed by nothing.
+            settings = tuple(replace(s, lr=s.lr * (1 + 1e-9 * (name == "two"))) for s in comparison.settings)
+            replace(comparison, records=records, settings=settings).save(class_folder / f"{name}.json")
         table = collect_class(class_folder, rerun=0).table.set_index("file")
         assert table["same_runs_as"]["one.json"] == table["looks_like"]["ada.json"] == ""
         assert table["looks_like"]["one.json"] == ("two.json" if looks_like else "")
@@ -325,7 +332,7 @@ class TestPlans:
         folder, _ = folders
         texts = collect_class(folder, rerun=0).table.set_index("file")["plan"]
         assert not texts.str.contains("kept").any()
-        assert texts.str.contains("whether it came before the runs is not checked").sum() == 4
+        assert texts.str.contains("whether it came before the runs is not checked").sum() == 3
         assert "late-plan.json lies with the submissions" in texts["late.json"]
 
     def test_a_plan_that_several_claim_is_marked(self, folders):

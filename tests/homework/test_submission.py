@@ -489,6 +489,15 @@ class TestNotes:
         assert verdict.ok
         assert "what differs between them changes nothing: 2 (as 0), 3 (as 1)" in verdict.notes[0]
 
+    @pytest.mark.parametrize("changed", [lambda place: 0.01, lambda place: 0.01 + 0.001 * place], ids=["all", "none"])
+    def test_times_that_compare_never_writes_are_named(self, changed, tmp_path):
+        grid = {"lr": [0.1, 0.3], "optimizer": ["sgd", "adam"]}
+        comparison = compare(grid, seeds=3, epochs=5, progress=False)
+        records = tuple(replace(record, seconds=changed(place)) for place, record in enumerate(comparison.records))
+        replace(comparison, records=records).save(tmp_path / "a.json")
+        (note,) = validate_submission(tmp_path / "a.json").notes
+        assert re.fullmatch("12 runs in 2 job\\(s\\) have (1|12) different times, as compare never writes them", note)
+
     def test_an_ordinary_file_has_none(self, small, tmp_path):
         small.save(tmp_path / "a.json")
         assert validate_submission(tmp_path / "a.json").notes == ()
