@@ -67,18 +67,24 @@ class Repetition:
         return allowed
 
     @cached_property
-    def excused(self) -> np.ndarray:
-        """(F,) what only has to be possible: behind the point where the draws separate the curve, and all figures.
-
-        If the claimed curve is behind that point the one that comes out here, to every digit, the rounding was the
-        same. Then chaos is no excuse for other figures.
-        """
-        apart = self._spread > self.tolerance / 10 * np.maximum(1.0, self.drawn[0])
-        excused = np.r_[[apart.any()] * len(PARTS), np.maximum.accumulate(apart[CURVE])]
+    def _telling(self) -> np.ndarray:
+        """(F,) the points of the curve where the draws are so far apart that a curve tells its rounding."""
         telling = self._spread > self.tolerance * np.maximum(1.0, self.drawn[0])
         telling[FIGURES] = False
-        if telling.any() and np.allclose(self.claimed[telling], self.drawn[0, telling], rtol=CLOSE, atol=CLOSE):
-            excused[FIGURES] = False
+        return telling
+
+    @cached_property
+    def excused(self) -> np.ndarray:
+        """(F,) what only has to be possible: the curve from where the draws separate, and the figures that separate.
+
+        Where curves lie far apart, equal figures of the draws are luck, and all figures are excused. But if there the
+        claimed curve is the one that comes out here, to every digit, the rounding was the same, and none is.
+        """
+        apart = self._spread > self.tolerance / 10 * np.maximum(1.0, self.drawn[0])
+        excused = np.r_[apart[FIGURES], np.maximum.accumulate(apart[CURVE])]
+        if (telling := self._telling).any():
+            same = np.allclose(self.claimed[telling], self.drawn[0, telling], rtol=CLOSE, atol=CLOSE)
+            excused[FIGURES] = not same
         return excused
 
     @property
@@ -125,7 +131,8 @@ class Repetition:
 
     def impossible(self, ranges: np.ndarray) -> list[str]:
         """What chaos would excuse, but lies farther outside the draws than their `ranges` (4,), in words."""
-        width = np.r_[np.maximum(ranges[FIGURES], 3 * self.sample), np.full(len(self.claim.losses), ranges[-1])]
+        samples = (3 if self._telling.any() else 1) * self.sample
+        width = np.r_[np.maximum(ranges[FIGURES], samples), np.full(len(self.claim.losses), ranges[-1])]
         claimed, drawn = self._scaled(self.claimed), self._scaled(self.drawn)
         low, high = drawn.min(0) - width - CLOSE, drawn.max(0) + width + CLOSE
         wrong = ~((low <= claimed) & (claimed <= high)) & self.excused
