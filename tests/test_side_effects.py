@@ -148,6 +148,7 @@ CALLS_WITHOUT_MODEL = {
     "optimization.risk_coverage": lambda t: optimization.risk_coverage(SCORES, HITS.bool()).to_frame(),
     "optimization.reliability_diagram": lambda t: optimization.reliability_diagram(SCORES, HITS).to_frame(),
     "optimization.expected_calibration_error": lambda t: optimization.expected_calibration_error(SCORES, HITS),
+    "optimization.separation": lambda t: optimization.separation(SCORES, 1 + SCORES),
     "optimization.plot_reliability": lambda t: optimization.plot_reliability(
         {"a": optimization.reliability_diagram(SCORES, HITS)}
     )._repr_png_(),
