@@ -18,7 +18,7 @@ from course_utils.homework.metrics import higher_is_better, is_share
 from course_utils.homework.runs import RunRecord
 
 CLOSE = 1e-6  # of a loss, relative to max(1, loss): the two engines differ by a tenth of it where nothing is chaotic
-CHANCE = 0.01  # at most, that an honest file of a computer that rounds otherwise seems to favour its best setting
+CHANCE = 0.003  # at most, that an honest file of a computer that rounds otherwise seems to favour its best setting
 LUCKY = 0.1  # the same for a winner that does not win here
 NO_NUMBER = 1e40  # stands for NaN: worse than every float32
 FIGURES = slice(0, len(PARTS))  # of the numbers of a run; behind them stand the points of its curve

@@ -32,7 +32,7 @@ class Verdict:
         ok: no problem was found, and nothing is undecided.
         problems: what is wrong, in words.
         notes: what is not wrong, but should be known: which runs there was no time to repeat, what chaotic training
-            leaves open, and settings that have the same curves as others.
+            leaves open, settings that have the same curves as others, times that `compare` does not write.
         undecided: why the file is neither in order nor wrong, if there is no problem: there was no time to repeat one
             run of each setting and all of the best one; or training is so chaotic that the result is another one here.
             That is no accusation.
@@ -80,7 +80,7 @@ def validate_submission(
 
     - The draws have no direction in an honest file. So the sums of the differences, over all settings and for each, of
       the best one with a plus, of its rivals with a minus, are compared with what the draws make possible. A sum that
-      honest files reach in less than 1 of 100 cases is a problem.
+      honest files reach in less than 3 of 1,000 cases is a problem.
     - A claim farther outside its draws than the widest range of its setting's draws (of a loss: of its logarithm), and
       than 3 samples, is drawn 30 times more. If it still is, the file is undecided.
     - The winner is determined once more, with the mean figures of the draws. If it is another one, a note says so; if
