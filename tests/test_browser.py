@@ -220,7 +220,7 @@ def test_chapter_7_runs_with_bars_figures_and_a_slider(page, lab, course):
     [
         ("02_interpretation", "detection-slider", ["digits-worst", "residuals", "three-steps"]),
         ("03_optimization", "threshold-slider", ["threshold-curves"]),
-        ("04_pitfalls", "lr-slider", ["diverge"]),
+        ("04_pitfalls", "lr-slider", ["diverge-curves"]),
         ("08_hyperparameter_homework", "curves-slider", ["rates", "seeds", "interaction"]),
     ],
 )
