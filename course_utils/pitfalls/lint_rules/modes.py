@@ -1,0 +1,400 @@
+"""Rules: train and eval mode, gradients that nobody needs, layers that nobody sees, hooks that stay."""
+
+import ast
+import builtins
+from collections.abc import Iterator
+
+from course_utils.pitfalls.lint_rules.outputs import Outputs
+from course_utils.pitfalls.lint_rules.rule import rule
+from course_utils.pitfalls.lint_rules.source import (
+    FUNCTIONS,
+    LOOPS,
+    argument,
+    calls_in,
+    constant,
+    is_self_attribute,
+    keyword,
+    last_name,
+    method,
+    names_in,
+    spelled,
+    targets_of,
+)
+
+_MODE_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
+_MODE_LAYERS += ("dropout", "LSTM", "GRU", "Transformer", "TransformerEncoderLayer", "MultiheadAttention")
+_HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+    "register_backward_hook",
+)
+
+
+def _model_calls(source: Outputs, node: ast.AST) -> Iterator[ast.Call]:
+    """Calls of networks as a whole, not of single layers or losses that are called by name."""
+    for call in calls_in(node):
+        if isinstance(call.func, ast.Name) and call.func.id != "self" and source.is_model(call.func):
+            made = source.modules_of(call.func)
+            whole = [last_name(module.func) for module in made if not _is_layer_of_torch(source, module)]
+            if whole or not made:
+                yield call
+
+
+def _is_layer_of_torch(source: Outputs, module: ast.Call) -> bool:
+    return source.full_name(module.func).startswith("torch.nn.") and last_name(module.func) != "Sequential"
+
+
+def _sets_mode(call: ast.Call, mode: str) -> bool:
+    """`model.eval()`, `model.train(False)`, a helper that is named after the mode."""
+    name = last_name(call.func)
+    if name == "train" and isinstance(call.func, ast.Attribute):
+        off = constant(call.args[0]) is False if call.args else constant(keyword(call, "mode")) is False
+        return off == (mode == "eval")
+    if name == "eval":
+        return mode == "eval" and isinstance(call.func, ast.Attribute)
+    return mode == "eval" and any(word in name.lower() for word in ("eval_mode", "evaluation_mode", "set_mode"))
+
+
+@rule(
+    "eval-missing",
+    error=19,
+    why="in train mode, dropout makes the answers random and BatchNorm makes each depend on the others of its batch; "
+    "with no_grad or without",
+    fix="model.eval() before the loop, model.train() behind it",
+)
+def eval_missing(source: Outputs) -> Iterator[ast.AST]:
+    if any(_sets_mode(call, "eval") for call in source.calls):
+        return  # somebody thinks of modes: where, and for which calls, cannot be seen here
+    has_modes = any(source.full_name(call.func).startswith("torch.nn.") for call in source.calls_named(*_MODE_LAYERS))
+    if not has_modes or not any(source.trains(node) for node in source.nodes if isinstance(node, LOOPS)):
+        return
+    for loop in source.loader_loops():
+        if source.without_gradient(loop) or any(_is_no_grad(statement) for statement in loop.body):
+            yield from list(_model_calls(source, loop))[:1]
+
+
+def _is_no_grad(node: ast.AST) -> bool:
+    """`with torch.no_grad():` around the whole body of a loop."""
+    return isinstance(node, ast.With) and any(
+        last_name(getattr(item.context_expr, "func", None)) in ("no_grad", "inference_mode") for item in node.items
+    )
+
+
+@rule(
+    "left-in-eval-mode",
+    error=37,
+    why="after the first evaluation the training goes on in eval mode: dropout is off, and BatchNorm learns no more "
+    "statistics, for all further epochs",
+    fix="model.train() at the beginning of each epoch",
+)
+def left_in_eval_mode(source: Outputs) -> Iterator[ast.AST]:
+    for loop in source.nodes:
+        if not isinstance(loop, LOOPS) or source.loop(loop) is not None:  # the outermost loop is the one over epochs
+            continue
+        reached = list(source.reached_calls(loop))
+        trained = _trained_models(source)
+        if not source.trains(loop) or any(_sets_mode(call, "train") for call in reached):
+            continue
+        for call in reached:
+            if last_name(call.func) == "eval" and isinstance(call.func, ast.Attribute):
+                name = _name_at_loop(source, call, loop)
+                if name in trained and _comes_back(source, call, loop) and not _without_modes(source, call.func.value):
+                    yield call
+                    break
+
+
+def _without_modes(source: Outputs, model: ast.expr) -> bool:
+    """Whether the text shows the whole model, and it has no layer that knows modes."""
+    modules = source.modules_of(model)
+    written_here = bool(modules) and not any(source.full_name(call.func).startswith("torchvision.") for call in modules)
+    return written_here and not any(True for _ in source.calls_named(*_MODE_LAYERS))
+
+
+def _trained_models(source: Outputs) -> set[str]:
+    """The names whose parameters an optimizer is given."""
+    names = set()
+    for call in source.calls:
+        if source.full_name(call.func).startswith("torch.optim."):
+            names |= {
+                spelled(part.func.value)
+                for part in calls_in(call, "parameters")
+                if isinstance(part.func, ast.Attribute)
+            }
+    return names - {""}
+
+
+def _name_at_loop(source: Outputs, call: ast.Call, loop: ast.AST) -> str:
+    """The model's name in `model.eval()`; inside a function, the name that the loop gives for its parameter."""
+    name, function = spelled(call.func.value), source.scope(call)
+    if loop not in ast.walk(function) and isinstance(function, FUNCTIONS):
+        for outer in source.reached_calls(loop):
+            if source.called_function(outer) is function and (given := argument(outer, function, name)) is not None:
+                return spelled(given)
+    return name
+
+
+def _comes_back(source: Outputs, call: ast.Call, loop: ast.AST) -> bool:
+    """Whether training follows: the loop does not end with `break` or `return` right behind the evaluation."""
+    if call not in ast.walk(loop):
+        return True
+    statement = source.statement(call)
+    return not any(isinstance(other, (ast.Return, ast.Break)) for other in source.block(statement))
+
+
+@rule(
+    "outputs-kept-with-their-graphs",
+    why="every output that is kept keeps its graph, with all activations: memory grows with each batch of the evaluation",
+    fix="with torch.inference_mode(): around the loop, or output.detach()",
+)
+def outputs_kept(source: Outputs) -> Iterator[ast.AST]:
+    for loop in source.loader_loops():
+        around = source.scope(loop)
+        evals = {spelled(call.func.value) for call in calls_in(around, "eval") if isinstance(call.func, ast.Attribute)}
+        recorded = any(True for _ in calls_in(around, "backward", "grad", "set_grad_enabled", "enable_grad"))
+        if recorded or source.without_gradient(loop) or _called_without_gradient(source, around):
+            continue
+        for call in calls_in(loop, "append"):
+            if len(call.args) == 1 and not source.without_gradient(call):
+                made = source.definition(call.args[0])
+                if (
+                    isinstance(made, ast.Call)
+                    and spelled(made.func) in evals - {""}
+                    and not source.without_gradient(made)
+                ):
+                    yield call
+
+
+def _called_without_gradient(source: Outputs, function: ast.AST) -> bool:
+    if not isinstance(function, FUNCTIONS):
+        return False
+    calls = [call for call in source.calls_named(function.name) if source.scope(call) is not function]
+    return any(map(source.without_gradient, calls))
+
+
+@rule(
+    "dropout-by-train",
+    error=35,
+    why="train() switches on more than dropout: BatchNorm then uses the batch's own statistics and overwrites the "
+    "learned ones (its running mean moved by 3.16 in one call), and the model stays in train mode",
+    fix="model.eval(), then .train() for the dropout layers only; give every mode back at the end",
+)
+def dropout_by_train(source: Outputs) -> Iterator[ast.AST]:
+    for function in source.nodes:
+        if not isinstance(function, FUNCTIONS):
+            continue
+        words = {word.lower() for word in names_in(function)}
+        says_dropout = any(word in function.name.lower() for word in ("dropout", "uncertain", "mc_", "_mc", "monte"))
+        repeats = words & {"stack", "var", "std", "variance"} and any(
+            isinstance(node, (*LOOPS, ast.ListComp)) for node in ast.walk(function)
+        )
+        selective = words & {"modules", "named_modules", "apply", "isinstance", "children"} or "backward" in words
+        if not says_dropout or not repeats or selective:
+            continue
+        for call in calls_in(function, "train"):
+            if spelled(call.func) and _sets_mode(call, "train") and _runs_after(source, call):
+                yield call
+
+
+def _runs_after(source: Outputs, call: ast.Call) -> bool:
+    """Whether the model that is put into train mode is called behind that line."""
+    name = spelled(call.func.value)
+    return any(spelled(other.func) == name and other.lineno > call.lineno for other in calls_in(source.scope(call)))
+
+
+@rule(
+    "dropout-that-never-stops",
+    error=35,
+    why="F.dropout is on by default, in eval mode too: the answers stay random after model.eval()",
+    fix="F.dropout(x, p, training=self.training), or a layer nn.Dropout(p)",
+)
+def dropout_never_stops(source: Outputs) -> Iterator[ast.AST]:
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"):
+        for call in source.calls_to(f"torch.nn.functional.{name}"):
+            unpacked = any(word.arg is None for word in call.keywords)
+            if len(call.args) < 3 and keyword(call, "training") is None and not unpacked and source.method_of(call):
+                conditional = [node for node in source.ancestors(call) if isinstance(node, (ast.If, ast.IfExp))]
+                if not any("training" in names_in(node.test) for node in conditional):
+                    yield call
+
+
+@rule(
+    "layers-in-a-plain-list",
+    why="a module sees only layers that are its attributes, or in a ModuleList. Those in a plain list are missing in "
+    "parameters(): they are not trained, not moved to the GPU and not saved",
+    fix="nn.ModuleList([…]), nn.ModuleDict({…}) or nn.ParameterList([…])",
+)
+def layers_in_a_list(source: Outputs) -> Iterator[ast.AST]:
+    for owner in source.nodes:
+        start = method(owner, "__init__") if isinstance(owner, ast.ClassDef) and source.is_module_class(owner) else None
+        if start is None:
+            continue
+        for node in ast.walk(start):
+            for target in targets_of(node) if isinstance(node, (ast.Assign, ast.AnnAssign)) else []:
+                if is_self_attribute(target) and _holds_layers(source, owner, target.attr, node.value):
+                    if not _registered_otherwise(owner, target.attr):
+                        yield node
+
+
+def _holds_layers(source: Outputs, owner: ast.ClassDef, name: str, value: ast.expr | None) -> bool:
+    if isinstance(value, (ast.List, ast.Tuple)):
+        found = [element for element in value.elts if _is_layer(source, element)]
+        if found:
+            return True
+    elif isinstance(value, ast.ListComp):
+        return _is_layer(source, value.elt)
+    elif isinstance(value, ast.Dict):
+        return any(_is_layer(source, element) for element in value.values)
+    if isinstance(value, ast.List) and not value.elts:
+        appended = [
+            call for call in calls_in(owner, "append") if spelled(getattr(call.func, "value", None)) == f"self.{name}"
+        ]
+        return any(_is_layer(source, element) for call in appended for element in call.args)
+    return False
+
+
+def _is_layer(source: Outputs, node: ast.expr) -> bool:
+    """A layer that is made on the spot, and has or may have parameters."""
+    if not isinstance(node, ast.Call):
+        return False
+    if source.full_name(node.func) == "torch.nn.Parameter":
+        return constant(keyword(node, "requires_grad")) is not False
+    plain = (
+        "ReLU",
+        "Dropout",
+        "Pool",
+        "Identity",
+        "Flatten",
+        "Softmax",
+        "Sigmoid",
+        "Tanh",
+        "Upsample",
+        "Loss",
+        "GELU",
+        "SiLU",
+    )
+    return bool(source.modules_of(node)) and not any(word in last_name(node.func) for word in plain)
+
+
+def _registered_otherwise(owner: ast.ClassDef, name: str) -> bool:
+    """Whether the list's layers also get into a ModuleList, a Sequential or `add_module`."""
+    registering = ("ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict")
+    registering += ("add_module", "register_module", "register_parameter", "setattr", "__setattr__")
+    for call in calls_in(owner, *registering):
+        if last_name(call.func) in ("add_module", "register_module", "register_parameter", "setattr", "__setattr__"):
+            return True
+        if any(f"self.{name}" == spelled(child) for child in ast.walk(call)):
+            return True
+    return False
+
+
+@rule(
+    "forward-called",
+    why="model.forward(x) skips what hangs on the call itself: hooks, distributed training and torch.compile, which this "
+    "text uses, are passed over without a word",
+    fix="model(x)",
+)
+def forward_called(source: Outputs) -> Iterator[ast.AST]:
+    for call in source.calls_named("forward"):
+        owner = getattr(call.func, "value", None)
+        if owner is not None and spelled(owner) != "self" and source.is_model(owner):
+            if _something_hangs_on(spelled(owner), source.scope(call)):
+                yield call
+
+
+def _something_hangs_on(model: str, scope: ast.AST) -> bool:
+    """Whether a model gets hooks, or is wrapped, in the same function (or anywhere in a script)."""
+    for call in calls_in(scope, *_HOOKS):
+        if spelled(getattr(call.func, "value", None)).split(".")[0] == model:
+            return True
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and model in map(spelled, node.targets) and isinstance(node.value, ast.Call):
+            if last_name(node.value.func) in ("DistributedDataParallel", "DDP", "DataParallel", "compile"):
+                return True
+    return False
+
+
+@rule(
+    "hook-never-removed",
+    error=57,
+    why="each call adds one more hook, and all of them run in every later forward pass: 10 after 10 calls; after 60 a "
+    "plain forward pass is 1.44 times slower",
+    fix="handle = layer.register_forward_hook(hook), and handle.remove() in a finally block; or `with` it",
+)
+def hook_never_removed(source: Outputs) -> Iterator[ast.AST]:
+    if any(name in ("_forward_hooks", "_backward_hooks") for node in source.nodes for name in [last_name(node)]):
+        return  # removed by hand
+    for call in source.calls_named(*_HOOKS):
+        statement, function = source.statement(call), source.enclosing(call, FUNCTIONS)
+        if not isinstance(call.func, ast.Attribute) or _is_permanent(source, call, function):
+            continue
+        if isinstance(statement, ast.Expr) and statement.value is call:
+            yield call  # its handle is thrown away
+        elif isinstance(statement, ast.Assign) and statement.value is call and function is not None:
+            name = spelled(statement.targets[0])
+            loads = [node for node in ast.walk(function) if spelled(node) == name and isinstance(node.ctx, ast.Load)]
+            if "." not in name and name and not loads:
+                yield call
+
+
+def _is_permanent(source: Outputs, call: ast.Call, function: ast.AST | None) -> bool:
+    """Hooks of a script run once; those of a class belong to it; those of a model that is made here go with it."""
+    if function is None:
+        return True
+    in_class = isinstance(source.parents[function], ast.ClassDef)
+    once = ("__init__", "register", "attach", "install", "setup", "add_hook", "set_hook")
+    named = any(word in function.name.lower() for word in once)
+    return named or (in_class and spelled(call.func.value) == "self") or _made_here(function, call.func.value)
+
+
+def _made_here(function: ast.AST, node: ast.expr) -> bool:
+    """Whether the network that an expression leads to is made in the function: `model = Net()`, `deepcopy(model)`."""
+    for _ in range(5):
+        name = _root(node)
+        values = [part for part in ast.walk(function) if isinstance(part, (ast.Assign, ast.For)) and _binds(part, name)]
+        if len(values) != 1:
+            return False
+        node = values[0].iter if isinstance(values[0], ast.For) else values[0].value
+        if isinstance(values[0], ast.Assign) and isinstance(node, ast.Call):
+            if not isinstance(node.func, ast.Attribute) or _root(node.func) not in _bound_names(function):
+                return last_name(node.func) not in ("getattr", "dict", "list", "next")
+    return False
+
+
+def _root(node: ast.expr) -> str:
+    """The first name of `model.layers[0]`, `list(model.children())` and the like."""
+    return next((part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id not in dir(builtins)), "")
+
+
+def _binds(node: ast.Assign | ast.For, name: str) -> bool:
+    targets = [node.target] if isinstance(node, ast.For) else node.targets
+    return any(isinstance(part, ast.Name) and part.id == name for target in targets for part in ast.walk(target))
+
+
+def _bound_names(function: ast.AST) -> set[str]:
+    """Parameters and local names."""
+    parameters = {part.arg for part in ast.walk(function.args) if isinstance(part, ast.arg)}
+    return parameters | {
+        part.id for part in ast.walk(function) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+    }
+
+
+@rule(
+    "deprecated-backward-hook",
+    error=58,
+    why="register_backward_hook is deprecated: for a module of several operations it gives the gradients of the last one",
+    fix="register_full_backward_hook, or torch.autograd.grad on the layer's output",
+)
+def deprecated_backward_hook(source: Outputs) -> Iterator[ast.AST]:
+    for call in source.calls_named("register_backward_hook"):
+        if isinstance(call.func, ast.Attribute) and not _asks_for_the_new_one(source, call):
+            yield call
+
+
+def _asks_for_the_new_one(source: Outputs, call: ast.Call) -> bool:
+    """`if hasattr(module, "register_full_backward_hook"): … else: module.register_backward_hook(…)`"""
+    return any(
+        isinstance(parent, (ast.If, ast.Try)) and "register_full_backward_hook" in ast.unparse(parent)
+        for parent in source.ancestors(call)
+    )
