@@ -10,9 +10,11 @@ from course_utils.pitfalls.lint_rules.source import (
     LOOPS,
     calls_in,
     constant,
+    has_call,
     last_name,
     names_in,
     operand,
+    owner_of,
     spelled,
     targets_of,
 )
@@ -21,8 +23,8 @@ from course_utils.pitfalls.lint_rules.source import (
 @rule(
     "input-gradients-add-up",
     error=50,
-    why="backward() adds to x.grad: in the second round it is the sum of two gradients; with other targets, the sign of "
-    "27 % of the pixels is wrong",
+    why="backward() adds to x.grad: in the second round it is the sum of two gradients; with other targets, 27 % of "
+    "the pixels move the wrong way",
     fix="gradient, = torch.autograd.grad(loss, x), which stores nothing; or x.grad = None in each round",
 )
 def input_gradients_add_up(source: Outputs) -> Iterator[ast.AST]:
@@ -39,7 +41,7 @@ def input_gradients_add_up(source: Outputs) -> Iterator[ast.AST]:
 
 
 def _made_to_collect(source: Outputs, name: str, loop: ast.AST) -> bool:
-    """Whether the text asks for this tensor's gradient, before the loop: `x.requires_grad = True`, `requires_grad_()`."""
+    """Whether the text asks for this tensor's gradient: `x.requires_grad = True`, `x.requires_grad_()`."""
     for node in ast.walk(source.scope(loop)):
         if isinstance(node, ast.Assign):
             for target in node.targets:
@@ -59,10 +61,15 @@ def _made_to_collect(source: Outputs, name: str, loop: ast.AST) -> bool:
                     )
                     if "requires_grad_" in words or asks:
                         return True
-        elif isinstance(node, ast.Call) and last_name(node.func) == "requires_grad_" and not node.args:
-            if spelled(getattr(node.func, "value", None)) == name:
-                return True
+        elif _asks(node, name):
+            return True
     return False
+
+
+def _asks(node: ast.AST, name: str) -> bool:
+    """`x.requires_grad_()` for a name x"""
+    is_call = isinstance(node, ast.Call) and last_name(node.func) == "requires_grad_" and not node.args
+    return is_call and spelled(owner_of(node)) == name
 
 
 def _cleared(loop: ast.AST, name: str) -> bool:
@@ -72,7 +79,7 @@ def _cleared(loop: ast.AST, name: str) -> bool:
             if spelled(target) in (f"{name}.grad", f"{name}.grad.data"):
                 return True
         if isinstance(node, ast.Call) and last_name(node.func) in ("zero_", "fill_", "zero_grad", "grad"):
-            owner = spelled(getattr(node.func, "value", None))
+            owner = spelled(owner_of(node))
             if owner not in ("model", "net", "network", "self.model"):
                 return True
     return False
@@ -81,24 +88,18 @@ def _cleared(loop: ast.AST, name: str) -> bool:
 @rule(
     "callers-tensor-changed",
     error=49,
-    why="the caller's tensor requires a gradient from then on and keeps the one of this call: the next call adds to it, "
-    "and the second map is twice the first",
+    why="the caller's tensor requires a gradient from then on, and keeps this one: the next call adds to it, and the "
+    "second map is twice the first",
     fix="x = x.detach().clone().requires_grad_() at the beginning, and torch.autograd.grad",
 )
 def callers_tensor_changed(source: Outputs) -> Iterator[ast.AST]:
-    for function in source.nodes:
-        if not isinstance(function, FUNCTIONS):
-            continue
+    differentiating = {source.scope(call) for call in source.calls_named("backward") if source.is_backward(call)}
+    for function in differentiating - {source.tree}:
         parameters = {parameter.arg for parameter in function.args.args} - {"self", "model", "net"}
-        changed = {name for statement in function.body for name in source.bound(statement)}
-        read = {spelled(node) for node in ast.walk(function) if isinstance(node, ast.Attribute) and node.attr == "grad"}
-        read |= {
-            spelled(node.value)
-            for node in ast.walk(function)
-            if isinstance(node, ast.Attribute) and spelled(node.value).endswith(".grad")
-        }
-        for name in parameters - changed:
-            if f"{name}.grad" in read and any(map(source.is_backward, calls_in(function, "backward"))):
+        bound = {name for statement in function.body for name in source.bound(statement)}
+        read = {spelled(node) for node in ast.walk(function) if isinstance(node, ast.Attribute)}
+        for name in parameters - bound:
+            if f"{name}.grad" in read:
                 yield from _asks_for_gradient(function, name)
 
 
@@ -107,16 +108,15 @@ def _asks_for_gradient(function: ast.AST, name: str) -> Iterator[ast.AST]:
         if isinstance(node, ast.Assign) and spelled(node.targets[0]) == f"{name}.requires_grad":
             if constant(node.value) is True:
                 yield node
-        elif isinstance(node, ast.Call) and last_name(node.func) == "requires_grad_" and not node.args:
-            if spelled(getattr(node.func, "value", None)) == name:
-                yield node
+        elif _asks(node, name):
+            yield node
 
 
 @rule(
     "normalised-pictures-clamped",
     error=52,
-    why="after Normalize the pictures reach from about −2 to 2; clamped to 0 and 1 they are destroyed, attack or not: at "
-    "eps 0 the accuracy already falls from 0.981 to 0.875",
+    why="after Normalize the pictures reach from about −2 to 2; clamped to 0 and 1 they are destroyed, attack or not: "
+    "at eps 0 the accuracy already falls from 0.981 to 0.875",
     fix="attack pictures in [0, 1] and normalise inside the model; or clamp to (0 − mean) / std and (1 − mean) / std",
 )
 def normalised_pictures_clamped(source: Outputs) -> Iterator[ast.AST]:
@@ -127,14 +127,15 @@ def normalised_pictures_clamped(source: Outputs) -> Iterator[ast.AST]:
         first = 1 if full else 0
         bounds = constant(operand(call, first, "min")), constant(operand(call, first + 1, "max"))
         around = source.scope(call)
-        if bounds == (0, 1) and isinstance(around, FUNCTIONS) and full in ("", "torch.clamp", "torch.clip"):
-            if _is_attack(around) and not any("norm" in word.lower() for word in names_in(around)):
-                yield call
+        if bounds != (0, 1) or not isinstance(around, FUNCTIONS) or full not in ("", "torch.clamp", "torch.clip"):
+            continue
+        if _is_attack(around) and not any("norm" in word.lower() for word in names_in(around)):
+            yield call
 
 
 def _normalises_in_a_pipeline(source: Outputs) -> bool:
     """`Compose([…, Normalize(…)])` with other numbers than 0 and 1, and nothing that undoes it."""
-    if any("denorm" in word or "unnorm" in word or "inv" in word and "norm" in word for word in _names(source)):
+    if any("norm" in word and any(back in word for back in ("de", "un", "inv")) for word in _names(source)):
         return False
     uses = list(source.calls_named("Normalize"))
     in_compose = [
@@ -158,7 +159,7 @@ def _names(source: Outputs) -> set[str]:
 
 def _is_attack(function: ast.AST) -> bool:
     """Whether a function takes the sign of a gradient."""
-    return any(True for _ in calls_in(function, "sign")) and any(
+    return has_call(function, "sign") and any(
         "grad" in word.lower() for word in names_in(function) | {argument.arg for argument in function.args.args}
     )
 
@@ -166,16 +167,14 @@ def _is_attack(function: ast.AST) -> bool:
 @rule(
     "pgd-without-random-start",
     error=53,
-    why="without a random start this is BIM, not PGD: the results agree to 7e-9, and restarts all find the same picture",
+    why="without a random start this is BIM, not PGD: both agree to 7e-9, and all restarts find the same picture",
     fix="start from x + uniform noise in [−eps, eps], clamped to the range of the pictures",
 )
 def pgd_without_random_start(source: Outputs) -> Iterator[ast.AST]:
     for function in source.nodes:
         if not isinstance(function, FUNCTIONS) or "pgd" not in function.name.lower():
             continue
-        steps = [
-            loop for loop in ast.walk(function) if isinstance(loop, LOOPS) and any(True for _ in calls_in(loop, "sign"))
-        ]
+        steps = [loop for loop in ast.walk(function) if isinstance(loop, LOOPS) and has_call(loop, "sign")]
         words = " ".join(
             names_in(function) | {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
         )

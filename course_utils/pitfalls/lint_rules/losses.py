@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from course_utils.pitfalls.lint_rules.outputs import LOSS_CLASSES, Outputs
 from course_utils.pitfalls.lint_rules.rule import rule
 from course_utils.pitfalls.lint_rules.source import (
-    calls_in,
     constant,
-    keyword,
+    has_call,
     last_name,
     operand,
+    owner_of,
     spelled,
     targets_of,
 )
@@ -39,7 +39,7 @@ def probabilities_into_cross_entropy(source: Outputs) -> Iterator[ast.AST]:
 @rule(
     "probabilities-into-bce-with-logits",
     error=20,
-    why="this loss applies the sigmoid itself. On probabilities, it never sees anything below sigmoid(0) = 0.5 or above "
+    why="this loss applies the sigmoid itself. Of probabilities it makes numbers from sigmoid(0) = 0.5 to "
     "sigmoid(1) = 0.73, so it cannot reach 0",
     fix="give it the logits, without sigmoid or softmax",
 )
@@ -71,8 +71,8 @@ def logits_into_bce(source: Outputs) -> Iterator[ast.AST]:
 
 @rule(
     "nll-without-log-softmax",
-    why="the negative log-likelihood only picks the entry of the true class and changes its sign. On probabilities or "
-    "logits it is no loss: it goes below 0, and it does not push the other classes down as it should",
+    why="this loss only picks the entry of the true class and changes its sign. Of logits it has no lower bound; of "
+    "probabilities it is −p, and a confidently wrong answer has a gradient of almost 0",
     fix="F.cross_entropy on the logits, which is log_softmax and NLL in one",
 )
 def nll_without_log_softmax(source: Outputs) -> Iterator[ast.AST]:
@@ -100,7 +100,7 @@ def kl_div_without_log(source: Outputs) -> Iterator[ast.AST]:
     "log-of-softmax",
     error=25,
     why="softmax rounds small probabilities to 0, so the log is −inf, or stops at log(eps): with 1e-10 the loss of a "
-    "wrong answer ends at 23.0 with gradient 0, where 100 with gradient −100 is right",
+    "wrong answer ends at 23.0 with gradient 0, where 100 is right",
     fix="log_softmax (for sigmoid: F.logsigmoid), or F.cross_entropy on the logits",
 )
 def log_of_softmax(source: Outputs) -> Iterator[ast.AST]:
@@ -108,8 +108,10 @@ def log_of_softmax(source: Outputs) -> Iterator[ast.AST]:
         full = source.full_name(call.func)
         if full not in ("", "torch.log") or (not full and not isinstance(call.func, ast.Attribute)):
             continue
-        inner = _without_guard(source, call.args[0] if full and call.args else getattr(call.func, "value", None))
-        if source.kind(inner) in ("softmax", "sigmoid") and not _is_weighted_by(source, call, inner):
+        given = call.args[0] if full and call.args else owner_of(call)
+        inner = _without_guard(source, given)
+        only_a_number = inner is not given and source.without_gradient(call)  # a bounded cost, which nobody learns from
+        if source.kind(inner) in ("softmax", "sigmoid") and not only_a_number and not _is_weighted(source, call):
             yield call
 
 
@@ -119,15 +121,16 @@ def _without_guard(source: Outputs, node: ast.AST | None) -> ast.AST | None:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return node.left
     if isinstance(node, ast.Call) and last_name(node.func) in ("clamp", "clip", "clamp_min"):
-        return node.args[0] if source.full_name(node.func) and node.args else getattr(node.func, "value", None)
+        return node.args[0] if source.full_name(node.func) and node.args else owner_of(node)
     return node
 
 
-def _is_weighted_by(source: Outputs, call: ast.Call, inner: ast.AST) -> bool:
+def _is_weighted(source: Outputs, call: ast.Call) -> bool:
     """Whether this is p · log p, an entropy, which does not depend on what the log of a 0 is."""
     for parent in source.ancestors(call):
         if isinstance(parent, ast.BinOp) and isinstance(parent.op, ast.Mult):
-            factors = (source.kind(side) for side in (parent.left, parent.right))
+            sides = (side.operand if isinstance(side, ast.UnaryOp) else side for side in (parent.left, parent.right))
+            factors = map(source.kind, sides)
             if any(kind in ("softmax", "sigmoid") for kind in factors):
                 return True
         if isinstance(parent, ast.stmt):
@@ -141,9 +144,9 @@ def _is_weighted_by(source: Outputs, call: ast.Call, inner: ast.AST) -> bool:
 def _multiplied(source: Outputs, assignment: ast.Assign) -> bool:
     names = {spelled(target) for target in assignment.targets}
     for node in ast.walk(source.scope(assignment)):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            if names & {spelled(node.left), spelled(node.right)}:
-                return True
+        is_product = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+        if is_product and names & {spelled(node.left), spelled(node.right)}:
+            return True
     return False
 
 
@@ -175,7 +178,7 @@ def softmax_without_dim(source: Outputs) -> Iterator[ast.AST]:
 def softmax_of_one_logit(source: Outputs) -> Iterator[ast.AST]:
     for call in source.calls_named("softmax", "log_softmax"):
         full = source.full_name(call.func)
-        inner = operand(call, 0, "input") if full else getattr(call.func, "value", None)
+        inner = operand(call, 0, "input") if full else owner_of(call)
         axis = operand(call, 1 if full else 0, "dim", "axis")
         if constant(axis) == -1 and source.single(inner):
             yield call
@@ -218,9 +221,8 @@ def _form(source: Outputs, node: ast.expr) -> str | None:
     node = source.definition(node) if isinstance(node, ast.Name) else node
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) and len(node.slice.elts) == 2:
         rows, column = node.slice.elts
-        if isinstance(rows, ast.Slice):
-            if isinstance(column, ast.Constant):
-                return "column" if column.value is None else "flat"
+        if isinstance(rows, ast.Slice) and isinstance(column, ast.Constant):
+            return "column" if column.value is None else "flat"
         return None
     if not isinstance(node, ast.Call):
         return None
@@ -258,7 +260,7 @@ def loss_class_called_with_data(source: Outputs) -> Iterator[ast.AST]:
 
 @rule(
     "loss-arguments-swapped",
-    why="the loss takes the output first and the target second; the other way round it is another function, or an error",
+    why="the loss takes the output first and the target second; the other way round it is another function",
     fix="loss(output, target)",
 )
 def loss_arguments_swapped(source: Outputs) -> Iterator[ast.AST]:
@@ -290,7 +292,7 @@ def exp_then_clamp(source: Outputs) -> Iterator[ast.AST]:
         full = source.full_name(call.func)
         if full and not full.startswith("torch."):
             continue
-        inner = source.definition(operand(call, 0, "input") if full else getattr(call.func, "value", None))
+        inner = source.definition(operand(call, 0, "input") if full else owner_of(call))
         first = 1 if full else 0
         upper = operand(call, first if "max" in last_name(call.func) else first + 1, "max")
         is_exp = isinstance(inner, ast.Call) and last_name(inner.func) == "exp" and not _bounded(inner)
@@ -299,10 +301,11 @@ def exp_then_clamp(source: Outputs) -> Iterator[ast.AST]:
 
 
 def _bounded(exponential: ast.Call) -> bool:
-    """exp(−x²) and exp of something clamped cannot overflow."""
-    inner = exponential.args[0] if exponential.args else getattr(exponential.func, "value", None)
+    """exp(−x²) and exp of something clamped cannot overflow; a difference of logarithms is a ratio, seldom large."""
+    inner = exponential.args[0] if exponential.args else owner_of(exponential)
     is_negative = isinstance(inner, ast.UnaryOp) and isinstance(inner.op, ast.USub)
-    return is_negative or any(True for _ in calls_in(inner, "clamp", "clip", "minimum", "min"))
+    is_difference = isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub)
+    return is_negative or is_difference or has_call(inner, "clamp", "clip", "minimum", "min")
 
 
 @rule(
@@ -316,16 +319,16 @@ def logits_called_probabilities(source: Outputs) -> Iterator[ast.AST]:
     for node in source.nodes:
         for target in targets_of(node):
             first = target.elts[0] if isinstance(target, ast.Tuple) and target.elts else target
-            named = any(word in last_name(first).lower() for word in _PROBABILITY_NAMES)
-            if named and not isinstance(node, ast.AugAssign) and not last_name(first).lower().startswith("log"):
-                if source.kind(_largest(source, node.value)) == "logits" and "logit" not in last_name(first).lower():
-                    yield node
+            name = last_name(first).lower()
+            named = any(word in name for word in _PROBABILITY_NAMES) and "log" not in name
+            if named and isinstance(node, ast.Assign) and source.kind(_largest(source, node.value)) == "logits":
+                yield node
 
 
 def _largest(source: Outputs, node: ast.expr | None) -> ast.expr | None:
     """x of `torch.max(x, 1)` and `x.max(1)`; other expressions stand for themselves."""
     if isinstance(node, ast.Call) and last_name(node.func) == "max" and (node.args or node.keywords):
-        return operand(node, 0, "input") if source.full_name(node.func) else getattr(node.func, "value", None)
+        return operand(node, 0, "input") if source.full_name(node.func) else owner_of(node)
     is_values = isinstance(node, ast.Attribute) and node.attr == "values"
     return _largest(source, node.value) if is_values else node
 
@@ -345,16 +348,16 @@ def logits_cut_at_half(source: Outputs) -> Iterator[ast.AST]:
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.Gt, ast.GtE)):
             cut = node.left if constant(node.comparators[0]) == 0.5 else None
         elif isinstance(node, ast.Call) and last_name(node.func) == "round":
-            cut = operand(node, 0, "input") if node.args else getattr(node.func, "value", None)
+            cut = operand(node, 0, "input") if node.args else owner_of(node)
         made = source.definition(_same_values(source, cut))
-        if isinstance(made, ast.Call) and spelled(made.func) in trained and source.kind(made) in (None, "logits"):
-            if source.is_model(made.func) and not keyword(made, "threshold"):
-                yield node
+        by_trained = isinstance(made, ast.Call) and spelled(made.func) in trained and source.is_model(made.func)
+        if by_trained and source.kind(made) in (None, "logits"):
+            yield node
 
 
 def _same_values(source: Outputs, node: ast.expr | None) -> ast.expr | None:
     """The value before `.squeeze()`, `.view(-1)` and the like."""
     node = source.definition(node)
     while isinstance(node, ast.Call) and last_name(node.func) in ("squeeze", "view", "flatten", "reshape", "detach"):
-        node = source.definition(getattr(node.func, "value", None))
+        node = source.definition(owner_of(node))
     return node

@@ -12,17 +12,20 @@ from course_utils.pitfalls.lint_rules.source import (
     argument,
     calls_in,
     constant,
+    has_call,
     is_self_attribute,
     keyword,
     last_name,
     method,
     names_in,
+    owner_of,
     spelled,
     targets_of,
 )
 
 _MODE_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
 _MODE_LAYERS += ("dropout", "LSTM", "GRU", "Transformer", "TransformerEncoderLayer", "MultiheadAttention")
+_WRAPPERS = ("DistributedDataParallel", "DDP", "DataParallel", "compile")
 _HOOKS = (
     "register_forward_hook",
     "register_forward_pre_hook",
@@ -60,8 +63,8 @@ def _sets_mode(call: ast.Call, mode: str) -> bool:
 @rule(
     "eval-missing",
     error=19,
-    why="in train mode, dropout makes the answers random and BatchNorm makes each depend on the others of its batch; "
-    "with no_grad or without",
+    why="no_grad does not switch off dropout: the answers stay random, and BatchNorm makes each of them depend on the "
+    "others of its batch",
     fix="model.eval() before the loop, model.train() behind it",
 )
 def eval_missing(source: Outputs) -> Iterator[ast.AST]:
@@ -85,8 +88,8 @@ def _is_no_grad(node: ast.AST) -> bool:
 @rule(
     "left-in-eval-mode",
     error=37,
-    why="after the first evaluation the training goes on in eval mode: dropout is off, and BatchNorm learns no more "
-    "statistics, for all further epochs",
+    why="after the first evaluation the training goes on in eval mode: dropout is off and BatchNorm updates no "
+    "statistics, in all further epochs",
     fix="model.train() at the beginning of each epoch",
 )
 def left_in_eval_mode(source: Outputs) -> Iterator[ast.AST]:
@@ -145,14 +148,14 @@ def _comes_back(source: Outputs, call: ast.Call, loop: ast.AST) -> bool:
 
 @rule(
     "outputs-kept-with-their-graphs",
-    why="every output that is kept keeps its graph, with all activations: memory grows with each batch of the evaluation",
+    why="every output that is kept keeps its graph, with all activations: memory grows with each batch",
     fix="with torch.inference_mode(): around the loop, or output.detach()",
 )
 def outputs_kept(source: Outputs) -> Iterator[ast.AST]:
     for loop in source.loader_loops():
         around = source.scope(loop)
         evals = {spelled(call.func.value) for call in calls_in(around, "eval") if isinstance(call.func, ast.Attribute)}
-        recorded = any(True for _ in calls_in(around, "backward", "grad", "set_grad_enabled", "enable_grad"))
+        recorded = has_call(around, "backward", "grad", "set_grad_enabled", "enable_grad")
         if recorded or source.without_gradient(loop) or _called_without_gradient(source, around):
             continue
         for call in calls_in(loop, "append"):
@@ -182,19 +185,20 @@ def _called_without_gradient(source: Outputs, function: ast.AST) -> bool:
 )
 def dropout_by_train(source: Outputs) -> Iterator[ast.AST]:
     for function in source.nodes:
-        if not isinstance(function, FUNCTIONS):
-            continue
-        words = {word.lower() for word in names_in(function)}
-        says_dropout = any(word in function.name.lower() for word in ("dropout", "uncertain", "mc_", "_mc", "monte"))
-        repeats = words & {"stack", "var", "std", "variance"} and any(
-            isinstance(node, (*LOOPS, ast.ListComp)) for node in ast.walk(function)
-        )
-        selective = words & {"modules", "named_modules", "apply", "isinstance", "children"} or "backward" in words
-        if not says_dropout or not repeats or selective:
-            continue
-        for call in calls_in(function, "train"):
-            if spelled(call.func) and _sets_mode(call, "train") and _runs_after(source, call):
-                yield call
+        if isinstance(function, FUNCTIONS) and _samples_by_dropout(function):
+            for call in calls_in(function, "train"):
+                if spelled(call.func) and _sets_mode(call, "train") and _runs_after(source, call):
+                    yield call
+
+
+def _samples_by_dropout(function: ast.AST) -> bool:
+    """Whether a function is named after sampling, runs something many times, and does not choose among the layers."""
+    if not any(word in function.name.lower() for word in ("dropout", "uncertain", "mc_", "_mc", "monte")):
+        return False
+    words = {word.lower() for word in names_in(function)}
+    repeats = any(isinstance(node, (*LOOPS, ast.ListComp)) for node in ast.walk(function))
+    chooses = words & {"modules", "named_modules", "apply", "isinstance", "children", "backward"}
+    return repeats and bool(words & {"stack", "var", "std", "variance"}) and not chooses
 
 
 def _runs_after(source: Outputs, call: ast.Call) -> bool:
@@ -228,13 +232,11 @@ def dropout_never_stops(source: Outputs) -> Iterator[ast.AST]:
 def layers_in_a_list(source: Outputs) -> Iterator[ast.AST]:
     for owner in source.nodes:
         start = method(owner, "__init__") if isinstance(owner, ast.ClassDef) and source.is_module_class(owner) else None
-        if start is None:
-            continue
-        for node in ast.walk(start):
+        for node in ast.walk(start) if start else []:
             for target in targets_of(node) if isinstance(node, (ast.Assign, ast.AnnAssign)) else []:
-                if is_self_attribute(target) and _holds_layers(source, owner, target.attr, node.value):
-                    if not _registered_otherwise(owner, target.attr):
-                        yield node
+                is_list = is_self_attribute(target) and _holds_layers(source, owner, target.attr, node.value)
+                if is_list and not _registered_otherwise(owner, target.attr):
+                    yield node
 
 
 def _holds_layers(source: Outputs, owner: ast.ClassDef, name: str, value: ast.expr | None) -> bool:
@@ -247,9 +249,7 @@ def _holds_layers(source: Outputs, owner: ast.ClassDef, name: str, value: ast.ex
     elif isinstance(value, ast.Dict):
         return any(_is_layer(source, element) for element in value.values)
     if isinstance(value, ast.List) and not value.elts:
-        appended = [
-            call for call in calls_in(owner, "append") if spelled(getattr(call.func, "value", None)) == f"self.{name}"
-        ]
+        appended = [call for call in calls_in(owner, "append") if spelled(owner_of(call)) == f"self.{name}"]
         return any(_is_layer(source, element) for call in appended for element in call.args)
     return False
 
@@ -291,28 +291,26 @@ def _registered_otherwise(owner: ast.ClassDef, name: str) -> bool:
 
 @rule(
     "forward-called",
-    why="model.forward(x) skips what hangs on the call itself: hooks, distributed training and torch.compile, which this "
-    "text uses, are passed over without a word",
+    why="model.forward(x) skips what hangs on the call itself: the hooks, the distributed training or the compilation "
+    "that stand above it are passed over without a word",
     fix="model(x)",
 )
 def forward_called(source: Outputs) -> Iterator[ast.AST]:
     for call in source.calls_named("forward"):
-        owner = getattr(call.func, "value", None)
-        if owner is not None and spelled(owner) != "self" and source.is_model(owner):
-            if _something_hangs_on(spelled(owner), source.scope(call)):
-                yield call
+        owner = owner_of(call)
+        is_model = owner is not None and spelled(owner) not in ("", "self") and source.is_model(owner)
+        if is_model and _something_hangs_on(spelled(owner), source.scope(call), call.lineno):
+            yield call
 
 
-def _something_hangs_on(model: str, scope: ast.AST) -> bool:
-    """Whether a model gets hooks, or is wrapped, in the same function (or anywhere in a script)."""
+def _something_hangs_on(model: str, scope: ast.AST, line: int) -> bool:
+    """Whether a model gets hooks, or is wrapped, above a line in the same function (or in the script)."""
     for call in calls_in(scope, *_HOOKS):
-        if spelled(getattr(call.func, "value", None)).split(".")[0] == model:
+        if spelled(owner_of(call)).split(".")[0] == model and call.lineno < line:
             return True
-    for node in ast.walk(scope):
-        if isinstance(node, ast.Assign) and model in map(spelled, node.targets) and isinstance(node.value, ast.Call):
-            if last_name(node.value.func) in ("DistributedDataParallel", "DDP", "DataParallel", "compile"):
-                return True
-    return False
+    assigned = [node for node in ast.walk(scope) if isinstance(node, ast.Assign) and node.lineno < line]
+    wrapped = [node.value for node in assigned if model in map(spelled, node.targets)]
+    return any(last_name(getattr(value, "func", None)) in _WRAPPERS for value in wrapped)
 
 
 @rule(
@@ -327,39 +325,54 @@ def hook_never_removed(source: Outputs) -> Iterator[ast.AST]:
         return  # removed by hand
     for call in source.calls_named(*_HOOKS):
         statement, function = source.statement(call), source.enclosing(call, FUNCTIONS)
-        if not isinstance(call.func, ast.Attribute) or _is_permanent(source, call, function):
+        if not isinstance(call.func, ast.Attribute) or function is None or not _runs_a_given_model(function, call):
             continue
         if isinstance(statement, ast.Expr) and statement.value is call:
             yield call  # its handle is thrown away
-        elif isinstance(statement, ast.Assign) and statement.value is call and function is not None:
+        elif isinstance(statement, ast.Assign) and statement.value is call:
             name = spelled(statement.targets[0])
-            loads = [node for node in ast.walk(function) if spelled(node) == name and isinstance(node.ctx, ast.Load)]
-            if "." not in name and name and not loads:
-                yield call
+            names = [node for node in ast.walk(function) if isinstance(node, ast.Name) and node.id == name]
+            if names and all(isinstance(node.ctx, ast.Store) for node in names):
+                yield call  # it is kept under a name that nobody reads
 
 
-def _is_permanent(source: Outputs, call: ast.Call, function: ast.AST | None) -> bool:
-    """Hooks of a script run once; those of a class belong to it; those of a model that is made here go with it."""
-    if function is None:
-        return True
-    in_class = isinstance(source.parents[function], ast.ClassDef)
-    once = ("__init__", "register", "attach", "install", "setup", "add_hook", "set_hook")
-    named = any(word in function.name.lower() for word in once)
-    return named or (in_class and spelled(call.func.value) == "self") or _made_here(function, call.func.value)
+def _runs_a_given_model(function: ast.AST, call: ast.Call) -> bool:
+    """Whether a function hooks into a model that is older than the function's call, and runs it behind that.
 
-
-def _made_here(function: ast.AST, node: ast.expr) -> bool:
-    """Whether the network that an expression leads to is made in the function: `model = Net()`, `deepcopy(model)`."""
-    for _ in range(5):
-        name = _root(node)
-        values = [part for part in ast.walk(function) if isinstance(part, (ast.Assign, ast.For)) and _binds(part, name)]
-        if len(values) != 1:
+    A function that only registers hooks does what it is for, and hooks of a model that is made here go with it.
+    """
+    name = _root(call.func.value)
+    for _ in range(5):  # from `layer` to `model` in `for layer in model.modules()`
+        sources = [_source_of(node, name) for node in ast.walk(function)]
+        sources = [node for node in sources if node is not None]
+        if not sources:
+            break
+        if len(sources) > 1 or not _leads_on(sources[0]):
             return False
-        node = values[0].iter if isinstance(values[0], ast.For) else values[0].value
-        if isinstance(values[0], ast.Assign) and isinstance(node, ast.Call):
-            if not isinstance(node.func, ast.Attribute) or _root(node.func) not in _bound_names(function):
-                return last_name(node.func) not in ("getattr", "dict", "list", "next")
-    return False
+        name = _root(sources[0])
+    return any(spelled(other.func) == name and other.lineno > call.lineno for other in calls_in(function))
+
+
+def _source_of(node: ast.AST, name: str) -> ast.expr | None:
+    """What a name is bound to by an assignment or a loop."""
+    if not isinstance(node, (ast.Assign, ast.For)):
+        return None
+    targets = [node.target] if isinstance(node, ast.For) else node.targets
+    bound = {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    if name not in bound:
+        return None
+    return node.iter if isinstance(node, ast.For) else node.value
+
+
+def _leads_on(node: ast.expr) -> bool:
+    """Whether an expression looks into a model (`model.layers[0]`, `list(model.children())`) and does not make one."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    if not isinstance(node, ast.Call):
+        return isinstance(node, ast.Name)
+    looks = ("getattr", "dict", "list", "next", "reversed", "enumerate")
+    looks += ("modules", "named_modules", "children", "named_children", "get_submodule", "items", "values")
+    return last_name(node.func) in looks
 
 
 def _root(node: ast.expr) -> str:
@@ -367,23 +380,10 @@ def _root(node: ast.expr) -> str:
     return next((part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id not in dir(builtins)), "")
 
 
-def _binds(node: ast.Assign | ast.For, name: str) -> bool:
-    targets = [node.target] if isinstance(node, ast.For) else node.targets
-    return any(isinstance(part, ast.Name) and part.id == name for target in targets for part in ast.walk(target))
-
-
-def _bound_names(function: ast.AST) -> set[str]:
-    """Parameters and local names."""
-    parameters = {part.arg for part in ast.walk(function.args) if isinstance(part, ast.arg)}
-    return parameters | {
-        part.id for part in ast.walk(function) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-    }
-
-
 @rule(
     "deprecated-backward-hook",
     error=58,
-    why="register_backward_hook is deprecated: for a module of several operations it gives the gradients of the last one",
+    why="it is deprecated: for a module of several operations it gives the gradients of the last one",
     fix="register_full_backward_hook, or torch.autograd.grad on the layer's output",
 )
 def deprecated_backward_hook(source: Outputs) -> Iterator[ast.AST]:

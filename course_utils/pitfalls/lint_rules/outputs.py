@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from course_utils.pitfalls.lint_rules.source import (
     FUNCTIONS,
+    Function,
     Source,
     constant,
     is_self_attribute,
@@ -13,6 +14,7 @@ from course_utils.pitfalls.lint_rules.source import (
     last_name,
     method,
     operand,
+    owner_of,
     returned,
     spelled,
     targets_of,
@@ -28,11 +30,9 @@ _KINDS = {
     **dict.fromkeys(("Linear", "LazyLinear", "Bilinear", "Conv1d", "Conv2d", "Conv3d"), "logits"),
 }
 _FUNCTIONS = ("torch", "torch.nn.functional", "torch.special")
-# They hand on the values that they are given, in another shape, place or precision.
-_SAME_VALUES = {
-    *("to", "cpu", "cuda", "float", "double", "half", "bfloat16", "type", "detach", "clone", "contiguous"),
-    *("squeeze", "unsqueeze", "view", "reshape", "flatten", "ravel", "permute", "transpose", "requires_grad_"),
-}
+# They hand on the values that they are given, in another place or precision, or in another shape.
+_SAME_SHAPE = {"to", "cpu", "cuda", "float", "double", "half", "bfloat16", "type", "detach", "clone", "contiguous"}
+_OTHER_SHAPE = {"squeeze", "unsqueeze", "view", "reshape", "flatten", "ravel", "permute", "transpose"}
 _SAME_MODULE = {
     *("to", "cpu", "cuda", "float", "double", "half", "bfloat16", "eval", "train", "requires_grad_", "share_memory"),
 }
@@ -74,7 +74,7 @@ class Outputs(Source):
 
     def __init__(self, text: str, tree: ast.Module) -> None:
         super().__init__(text, tree)
-        self._made_by: dict[ast.AST, list[ast.Call]] = {}
+        self._made_by: dict[tuple[ast.AST, bool], list[ast.Call]] = {}
         self._modules: dict[ast.AST, list[ast.Call]] = {}
         self._heads: dict[str, list[ast.Call]] = {}
         self._heads = self._replaced_heads()
@@ -87,8 +87,8 @@ class Outputs(Source):
         return kinds.pop() if len(kinds) == 1 else None
 
     def single(self, node: ast.expr | None) -> bool:
-        """Whether the values come from a linear layer with one unit."""
-        makers = self.made_by(node)
+        """Whether the values come from a linear layer with one unit, and have still its shape: (…, 1)."""
+        makers = self.made_by(node, same_shape=True)
         return bool(makers) and all(self.units(call) == 1 for call in makers)
 
     def units(self, layer: ast.Call) -> int | None:
@@ -99,53 +99,57 @@ class Outputs(Source):
 
     # Values
 
-    def made_by(self, node: ast.expr | None) -> list[ast.Call]:
-        """The layers or functions that can have made a value; none if the text leaves a doubt."""
+    def made_by(self, node: ast.expr | None, *, same_shape: bool = False) -> list[ast.Call]:
+        """The layers or functions that can have made a value; none if the text leaves a doubt.
+
+        With `same_shape`, only those whose shape the value still has.
+        """
         if node is None:
             return []
-        if node not in self._made_by:
-            self._made_by[node] = []  # for a name that leads back to itself
-            self._made_by[node] = self._find_makers(node)
-        return self._made_by[node]
+        key = (node, same_shape)
+        if key not in self._made_by:
+            self._made_by[key] = []  # for a name that leads back to itself
+            self._made_by[key] = self._find_makers(node, same_shape)
+        return self._made_by[key]
 
-    def _find_makers(self, node: ast.expr) -> list[ast.Call]:
+    def _find_makers(self, node: ast.expr, same_shape: bool) -> list[ast.Call]:
+        inner: list[ast.expr] = []
         if isinstance(node, ast.Name):
-            return _all(self.made_by(value) for value in self.definitions(node))
-        if isinstance(node, ast.IfExp):
-            return _all((self.made_by(node.body), self.made_by(node.orelse)))
-        if isinstance(node, ast.NamedExpr):
-            return self.made_by(node.value)
-        if isinstance(node, ast.Subscript):
-            return self.made_by(node.value)
-        return self._makers_of_call(node) if isinstance(node, ast.Call) else []
+            inner = self.definitions(node)
+        elif isinstance(node, ast.IfExp):
+            inner = [node.body, node.orelse]
+        elif isinstance(node, ast.NamedExpr) or (isinstance(node, ast.Subscript) and not same_shape):
+            inner = [node.value]
+        elif isinstance(node, ast.Call):
+            return self._makers_of_call(node, same_shape)
+        return _all(self.made_by(value, same_shape=same_shape) for value in inner)
 
-    def _makers_of_call(self, call: ast.Call) -> list[ast.Call]:
-        name = last_name(call.func)
-        full = self.full_name(call.func)
+    def _makers_of_call(self, call: ast.Call, same_shape: bool) -> list[ast.Call]:
+        name, full = last_name(call.func), self.full_name(call.func)
+        handed_on = _SAME_SHAPE if same_shape else _SAME_SHAPE | _OTHER_SHAPE
         if full:
             if full.rpartition(".")[0] in _FUNCTIONS and name in _KINDS:
                 return [call]
-            if full.startswith("torch.") and name in _SAME_VALUES:
-                return self.made_by(operand(call, 0, "input"))
-            return []
+            is_same = full.startswith("torch.") and name in handed_on
+            return self.made_by(operand(call, 0, "input"), same_shape=same_shape) if is_same else []
         if modules := self.modules_of(call.func):
             if spelled(call.func) in self._heads:
                 return self._heads[spelled(call.func)]
-            return _all(self.last_layers(module) for module in modules)
+            return _all(self.last_layers(module, same_shape=same_shape) for module in modules)
         if isinstance(call.func, ast.Name) and call.func.id == "self":
             owner = self.enclosing(call, (ast.ClassDef,))
-            return self._returned_by(method(owner, "forward")) if owner else []
+            return self._returned_by(method(owner, "forward"), same_shape) if owner else []
         if function := self.called_function(call):
-            return self._returned_by(function)
-        if isinstance(call.func, ast.Attribute) and spelled(call.func.value) != "self":
-            if name in _KINDS:
-                return [call]  # x.softmax(1)
-            if name in _SAME_VALUES:
-                return self.made_by(call.func.value)
-        return []
+            return self._returned_by(function, same_shape)
+        owner = owner_of(call)
+        if owner is None or spelled(owner) == "self":
+            return []
+        if name in _KINDS:
+            return [call]  # x.softmax(1)
+        return self.made_by(owner, same_shape=same_shape) if name in handed_on else []
 
-    def _returned_by(self, function: ast.FunctionDef | None) -> list[ast.Call]:
-        return _all(self.made_by(value) for value in returned(function)) if function else []
+    def _returned_by(self, function: Function | None, same_shape: bool) -> list[ast.Call]:
+        return _all(self.made_by(value, same_shape=same_shape) for value in returned(function)) if function else []
 
     # Modules
 
@@ -200,20 +204,23 @@ class Outputs(Source):
         """torchvision.models.resnet18 and its like; detection and segmentation models have more dots."""
         return full.startswith("torchvision.models.") and full.count(".") == 2
 
-    def last_layers(self, module: ast.Call) -> list[ast.Call]:
+    def last_layers(self, module: ast.Call, *, same_shape: bool = False) -> list[ast.Call]:
         """The layers or functions that can end a module."""
         name, full = last_name(module.func), self.full_name(module.func)
         if name == "Sequential" and full.startswith("torch.nn."):
             layers = list(module.args)
             while layers and last_name(getattr(layers[-1], "func", None)) in _WITHOUT_EFFECT:
+                if same_shape and last_name(layers[-1].func) in ("Flatten", "Unflatten"):
+                    return []
                 layers.pop()
-            return _all(map(self.last_layers, self.modules_of(layers[-1]))) if layers else []
+            ends = self.modules_of(layers[-1]) if layers else []
+            return _all(self.last_layers(end, same_shape=same_shape) for end in ends)
         if full.startswith("torch.nn."):
             return [module] if name in _KINDS else []
         if full:
             return []  # a classifier of torchvision: its head may have been replaced elsewhere
         owner = self.classes.get(name)
-        return self._returned_by(method(owner, "forward")) if owner else []
+        return self._returned_by(method(owner, "forward"), same_shape) if owner else []
 
     def _replaced_heads(self) -> dict[str, list[ast.Call]]:
         """`model.fc = nn.Linear(512, 2)`: the names of models whose layers are replaced, and the new ends."""

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from course_utils.pitfalls.lint_rules.outputs import Outputs
 from course_utils.pitfalls.lint_rules.rule import rule
 from course_utils.pitfalls.lint_rules.source import (
-    LOOPS,
-    calls_in,
     constant,
     keyword,
     last_name,
     names_in,
     operand,
+    owner_of,
     returned,
     spelled,
     targets_of,
@@ -23,8 +22,8 @@ from course_utils.pitfalls.lint_rules.source import (
 @rule(
     "squeeze-of-a-batch",
     error=43,
-    why="squeeze() removes every axis of length 1, also that of the samples: a last batch of one sample loses its axis, "
-    "and (1, 10) becomes (10,)",
+    why="squeeze() removes every axis of length 1, also that of the samples: a last batch of one sample loses it, and "
+    "(1, 10) becomes (10,)",
     fix="squeeze(1), squeeze(-1) or flatten(1): name the axis",
 )
 def squeeze_of_a_batch(source: Outputs) -> Iterator[ast.AST]:
@@ -32,7 +31,7 @@ def squeeze_of_a_batch(source: Outputs) -> Iterator[ast.AST]:
         full = source.full_name(call.func)
         if full not in ("", "torch.squeeze") or len(call.args) != (1 if full else 0) or call.keywords:
             continue
-        inner = source.definition(call.args[0] if full else getattr(call.func, "value", None))
+        inner = source.definition(call.args[0] if full else owner_of(call))
         if not isinstance(inner, ast.Call):
             continue
         loader = source.batches(source.loop(call))
@@ -61,20 +60,14 @@ def _handed_out(source: Outputs, squeeze: ast.Call, inner: ast.Call) -> bool:
 )
 def reshape_swaps_axes(source: Outputs) -> Iterator[ast.AST]:
     for call in source.calls_named("view", "reshape"):
-        if source.full_name(call.func) or not isinstance(call.func, ast.Attribute):
+        tensor = owner_of(call)
+        if not isinstance(tensor, ast.Name) or source.full_name(call.func):
             continue
-        tensor = call.func.value
-        if not isinstance(tensor, ast.Name):
-            continue
-        values = (
-            call.args[0].elts if len(call.args) == 1 and isinstance(call.args[0], (ast.Tuple, ast.List)) else call.args
-        )
-        order = [sorted(_axes_of(source, value, tensor)) for value in values]  # w * h is h * w
-        axes = [axis for several in order for axis in several]
-        # An axis that occurs twice lends its length only: a table of all places against all places, say.
-        if len(axes) == len(set(axes)) >= 2 and any(
-            later < earlier for earlier, later in zip(axes, axes[1:], strict=False)
-        ):
+        in_one = len(call.args) == 1 and isinstance(call.args[0], (ast.Tuple, ast.List))
+        order = [sorted(_axes_of(source, size, tensor)) for size in (call.args[0].elts if in_one else call.args)]
+        axes = [axis for several in order for axis in several]  # sorted, because w * h is h * w
+        # An axis that occurs twice lends only its length: to a table of all places against all places, say.
+        if len(axes) == len(set(axes)) and axes != sorted(axes):
             yield call
 
 
@@ -85,7 +78,7 @@ def _axes_of(source: Outputs, node: ast.expr, tensor: ast.Name) -> list[int]:
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
         return _axis(spelled(node.value.value), constant(node.slice), tensor)
     if isinstance(node, ast.Call) and last_name(node.func) == "size" and len(node.args) == 1:
-        return _axis(spelled(getattr(node.func, "value", None)), constant(node.args[0]), tensor)
+        return _axis(spelled(owner_of(node)), constant(node.args[0]), tensor)
     if isinstance(node, ast.Name):
         return _unpacked(source, node, tensor)
     return []
@@ -167,7 +160,7 @@ def _indexed(source: Outputs, assignment: ast.stmt, name: str) -> list[ast.AST]:
 @rule(
     "nms-over-all-classes",
     error=9,
-    why="a box suppresses the boxes of other classes, too: of two different objects that overlap, 1 is kept instead of 2",
+    why="a box suppresses those of other classes, too: of two different objects that overlap, 1 is kept instead of 2",
     fix="torchvision.ops.batched_nms(boxes, scores, labels, threshold)",
 )
 def nms_over_all_classes(source: Outputs) -> Iterator[ast.AST]:
@@ -177,9 +170,8 @@ def nms_over_all_classes(source: Outputs) -> Iterator[ast.AST]:
             boxes = source.definition(operand(call, 0, "boxes"))
             shifted = isinstance(boxes, ast.BinOp) or (boxes is None and not isinstance(call.args[0], ast.Name))
             around = source.scope(call)
-            if shifted or source.loop(call) is not None and _goes_through_classes(source.loop(call)):
-                continue
-            if any("agnostic" in word or "offset" in word for word in names_in(around)):
+            agnostic = any("agnostic" in word or "offset" in word for word in names_in(around))
+            if shifted or agnostic or _goes_through_classes(source.loop(call)):
                 continue
             for node in ast.walk(around):
                 if isinstance(node, ast.Subscript) and kept & {spelled(node.slice)} and _are_labels(node.value):
@@ -187,7 +179,7 @@ def nms_over_all_classes(source: Outputs) -> Iterator[ast.AST]:
                     break
 
 
-def _goes_through_classes(loop: ast.AST) -> bool:
+def _goes_through_classes(loop: ast.AST | None) -> bool:
     words = names_in(loop.target) | names_in(loop.iter) if isinstance(loop, ast.For) else set()
     return any("class" in word.lower() or "label" in word.lower() or word in ("c", "cls", "j") for word in words)
 

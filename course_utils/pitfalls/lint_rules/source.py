@@ -294,6 +294,16 @@ def is_self_attribute(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
 
 
+def owner_of(call: ast.Call) -> ast.expr | None:
+    """x of `x.relu()`; None for `relu(x)`."""
+    return call.func.value if isinstance(call.func, ast.Attribute) else None
+
+
+def arguments_of(call: ast.Call) -> list[ast.expr]:
+    """All arguments, by position and by name."""
+    return [*call.args, *(word.value for word in call.keywords)]
+
+
 def keyword(call: ast.Call, *names: str) -> ast.expr | None:
     return next((word.value for word in call.keywords if word.arg in names), None)
 
@@ -317,6 +327,11 @@ def calls_in(node: ast.AST, *names: str) -> Iterator[ast.Call]:
     for child in _in_order(node):
         if isinstance(child, ast.Call) and (not names or last_name(child.func) in names):
             yield child
+
+
+def has_call(node: ast.AST, *names: str) -> bool:
+    """Whether there is a call with one of these last names in a node."""
+    return any(True for _ in calls_in(node, *names))
 
 
 def names_in(node: ast.AST) -> set[str]:

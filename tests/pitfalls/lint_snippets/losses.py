@@ -239,6 +239,8 @@ log_odds = F.logsigmoid(z)
             """
 p = z.softmax(1)
 entropy = -(p * p.log()).sum(1)
+mask = z.sigmoid()
+entropy = -mask * torch.log(mask + 1e-15) - (1 - mask) * torch.log(1 - mask + 1e-15)
 """,
             """
 p = z.softmax(1)
@@ -435,6 +437,8 @@ low = torch.exp(z).clamp(min=1e-6)
 import numpy as np
 
 p = np.clip(np.exp(z), 0, 1)
+ratio = torch.exp(new - old)  # of two policies
+clipped = torch.clamp(ratio, 1 - eps, 1 + eps)
 """,
         ],
     ),

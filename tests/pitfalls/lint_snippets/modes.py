@@ -330,6 +330,9 @@ handle.remove()
 class Net(Base):
     def forward(self, x):
         return super().forward(x) + self.forward_features(x)
+
+model.forward(x)  # makes lazy layers
+model = nn.DataParallel(model)
 """,
         ],
     ),

@@ -43,6 +43,12 @@ for step, (x, y) in enumerate(loader):
             p.grad = None
 """,
             """
+for x, y in loader:
+    optimizer = torch.optim.SGD([w.clone().requires_grad_()], lr=0.1)  # another one each time
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+""",
+            """
 for batch in loader:  # an engine has its own way
     loss = engine(batch)
     engine.backward(loss)
@@ -364,95 +370,6 @@ first = dataset.data[0]
 """,
         ],
     ),
-    "best-weights-not-copied": (
-        [
-            """
-best = 0
-for epoch in range(10):
-    optimizer.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
-    accuracy = evaluate(model, val_loader)
-    if accuracy > best:
-        best = accuracy
-        best_weights = model.state_dict()  # <<
-model.load_state_dict(best_weights)
-""",
-            """
-for epoch in range(10):
-    optimizer.zero_grad()
-    F.cross_entropy(net(x), y).backward()
-    optimizer.step()
-    if error < lowest:
-        lowest = error
-        best_net = net  # <<
-""",
-        ],
-        [
-            """
-import copy
-
-best = 0
-for epoch in range(10):
-    optimizer.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
-    accuracy = evaluate(model, val_loader)
-    if accuracy > best:
-        best = accuracy
-        best_weights = copy.deepcopy(model.state_dict())
-model.load_state_dict(best_weights)
-""",
-            """
-for epoch in range(10):
-    optimizer.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    optimizer.step()
-    if error < lowest:
-        lowest = error
-        best_weights = model.state_dict()
-        torch.save(best_weights, "best.pt")
-""",
-        ],
-    ),
-    "layer-replaced-behind-the-optimizer": (
-        [
-            """
-from torchvision import models
-
-model = models.resnet18(weights="DEFAULT")
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-model.fc = nn.Linear(512, 2)  # <<
-""",
-            """
-def prepare(model, classes):
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    model.classifier[6] = nn.Linear(4096, classes)  # <<
-    return optimizer
-""",
-        ],
-        [
-            """
-from torchvision import models
-
-model = models.resnet18(weights="DEFAULT")
-model.fc = nn.Linear(512, 2)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-""",
-            """
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-model.dropout = nn.Dropout(0.1)
-model.head = nn.Linear(8, 2)
-optimizer.add_param_group({"params": model.head.parameters()})
-""",
-            """
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-model = make_another()
-model.fc = nn.Linear(512, 2)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-""",
-        ],
-    ),
     "temperature-by-one-step": (
         [
             """
@@ -478,91 +395,6 @@ optimizer.step(closure)
 optimizer = torch.optim.LBFGS([temperature], lr=0.01)
 for _ in range(1000):
     optimizer.step(closure)
-""",
-        ],
-    ),
-    "leaf-changed-in-place": (
-        [
-            """
-w = torch.zeros(3, requires_grad=True)
-loss = (w * x).sum()
-loss.backward()
-w -= 0.1 * w.grad  # <<
-""",
-            """
-def start():
-    delta = torch.rand(3, 8, 8, requires_grad=True)
-    delta.mul_(0.1)  # <<
-    return delta
-""",
-        ],
-        [
-            """
-w = torch.zeros(3, requires_grad=True)
-(w * x).sum().backward()
-with torch.no_grad():
-    w -= 0.1 * w.grad
-""",
-            """
-w = torch.zeros(3)
-w += 1
-""",
-        ],
-    ),
-    "leaf-replaced-by-its-update": (
-        [
-            """
-w = torch.zeros(3, requires_grad=True)
-for _ in range(10):
-    ((w * x).sum() - y).pow(2).backward()
-    w = w - 0.1 * w.grad  # <<
-""",
-            """
-def fit(x, y):
-    slope = torch.randn(1, requires_grad=True)
-    for step in range(100):
-        loss = (slope * x - y).pow(2).mean()
-        loss.backward()
-        slope = slope - 0.01 * slope.grad  # <<
-    return slope
-""",
-        ],
-        [
-            """
-w = torch.zeros(3, requires_grad=True)
-for _ in range(10):
-    ((w * x).sum() - y).pow(2).backward()
-    with torch.no_grad():
-        w -= 0.1 * w.grad
-    w.grad = None
-""",
-            """
-w = torch.zeros(3, requires_grad=True)
-for _ in range(10):
-    ((w * x).sum() - y).pow(2).backward()
-    w = (w - 0.1 * w.grad).detach().requires_grad_()
-""",
-        ],
-    ),
-    "misspelled-requires-grad": (
-        [
-            """
-for p in model.parameters():
-    p.require_grad = False  # <<
-""",
-            """
-model.features.requires_gradient = False  # <<
-""",
-        ],
-        [
-            """
-for p in model.parameters():
-    p.requires_grad = False
-""",
-            """
-class Options:
-    def __init__(self):
-        self.require_grad = True
 """,
         ],
     ),
@@ -592,26 +424,6 @@ with torch.no_grad():
 @torch.no_grad
 def predict(model, x):
     return model(x)
-""",
-        ],
-    ),
-    "weights-only-false": (
-        [
-            """
-model.load_state_dict(torch.load("weights.pt", weights_only=False))  # <<
-""",
-            """
-checkpoint = torch.load(path, map_location="cpu", weights_only=False)  # <<
-""",
-        ],
-        [
-            """
-weights = torch.load("weights.pt", weights_only=True)
-others = torch.load("others.pt")
-""",
-            """
-torch.save(state, path)
-state = torch.load(path, weights_only=False)
 """,
         ],
     ),
