@@ -24,7 +24,16 @@ from course_utils.pitfalls.lint_rules.source import (
 )
 
 _MODE_LAYERS = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
-_MODE_LAYERS += ("dropout", "LSTM", "GRU", "Transformer", "TransformerEncoderLayer", "MultiheadAttention")
+# These have dropout only if it is asked for.
+_PERHAPS_MODES = (
+    *_MODE_LAYERS,
+    "dropout",
+    "LSTM",
+    "GRU",
+    "Transformer",
+    "TransformerEncoderLayer",
+    "MultiheadAttention",
+)
 _WRAPPERS = ("DistributedDataParallel", "DDP", "DataParallel", "compile")
 _HOOKS = (
     "register_forward_hook",
@@ -70,12 +79,26 @@ def _sets_mode(call: ast.Call, mode: str) -> bool:
 def eval_missing(source: Outputs) -> Iterator[ast.AST]:
     if any(_sets_mode(call, "eval") for call in source.calls):
         return  # somebody thinks of modes: where, and for which calls, cannot be seen here
-    has_modes = any(source.full_name(call.func).startswith("torch.nn.") for call in source.calls_named(*_MODE_LAYERS))
-    if not has_modes or not any(source.trains(node) for node in source.nodes if isinstance(node, LOOPS)):
+    if not any(source.trains(node) for node in source.nodes if isinstance(node, LOOPS)):
         return
     for loop in source.loader_loops():
         if source.without_gradient(loop) or any(_is_no_grad(statement) for statement in loop.body):
-            yield from list(_model_calls(source, loop))[:1]
+            yield from [call for call in _model_calls(source, loop) if _has_modes(source, call)][:1]
+
+
+def _has_modes(source: Outputs, call: ast.Call) -> bool:
+    """Whether the text shows the layers of the model that is called, and one of them knows modes."""
+    waiting: list[ast.AST] = list(source.modules_of(call.func))
+    seen = set()
+    while waiting:
+        part = waiting.pop()
+        if has_call(part, *_MODE_LAYERS):
+            return True
+        seen.add(part)
+        # The classes of this text that are made there.
+        made = {source.classes.get(last_name(inner.func)) for inner in calls_in(part)} - {None}
+        waiting += made - seen
+    return False
 
 
 def _is_no_grad(node: ast.AST) -> bool:
@@ -112,7 +135,7 @@ def _without_modes(source: Outputs, model: ast.expr) -> bool:
     """Whether the text shows the whole model, and it has no layer that knows modes."""
     modules = source.modules_of(model)
     written_here = bool(modules) and not any(source.full_name(call.func).startswith("torchvision.") for call in modules)
-    return written_here and not any(True for _ in source.calls_named(*_MODE_LAYERS))
+    return written_here and not any(True for _ in source.calls_named(*_PERHAPS_MODES))
 
 
 def _trained_models(source: Outputs) -> set[str]:

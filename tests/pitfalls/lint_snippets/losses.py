@@ -335,6 +335,8 @@ loss = criterion(net(x), y)  # <<
             """
 model = nn.Sequential(nn.Linear(8, 2))
 loss = F.cross_entropy(model(x), y)
+choice = nn.Linear(16, 1)  # one score for each of several answers
+loss = F.cross_entropy(choice(states).view(-1, n_answers), y)
 """,
             """
 model = nn.Sequential(nn.Linear(8, 1))

@@ -62,6 +62,26 @@ with torch.no_grad():
         right += (model(x).argmax(1) == y).sum().item()
 """,
             """
+class Other(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8)
+
+net = Net()
+for x, y in train_loader:
+    optimizer.zero_grad()
+    F.cross_entropy(net(x), y).backward()
+    optimizer.step()
+with torch.no_grad():
+    for x, y in test_loader:
+        right += (net(x).argmax(1) == y).sum().item()
+""",
+            """
 @torch.no_grad()
 def evaluate(model, loader):  # whoever calls it says in which mode
     return [model(x) for x, _ in loader]
