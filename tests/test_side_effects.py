@@ -148,6 +148,7 @@ CALLS_WITHOUT_MODEL = {
     "optimization.risk_coverage": lambda t: optimization.risk_coverage(SCORES, HITS.bool()).to_frame(),
     "optimization.reliability_diagram": lambda t: optimization.reliability_diagram(SCORES, HITS).to_frame(),
     "optimization.expected_calibration_error": lambda t: optimization.expected_calibration_error(SCORES, HITS),
+    "optimization.separation": lambda t: optimization.separation(SCORES, 1 + SCORES),
     "optimization.plot_reliability": lambda t: optimization.plot_reliability(
         {"a": optimization.reliability_diagram(SCORES, HITS)}
     )._repr_png_(),
@@ -175,6 +176,15 @@ CALLS_WITHOUT_MODEL = {
     "pitfalls.plot_sizes": lambda t: pitfalls.plot_sizes({"a": t["graph"]}, {"limit": 0.1}, label="x")._repr_png_(),
     "advanced.pointing_game": lambda t: advanced.pointing_game(t["logits"][None], torch.ones(1, 4, 3).bool()),
     "advanced.energy_inside": lambda t: advanced.energy_inside(t["logits"][None], torch.ones(1, 4, 3).bool()),
+    "advanced.grow_masks": lambda t: advanced.grow_masks(MAPS[0] > 0.5),
+    "advanced.centre_first": lambda t: advanced.centre_first(t["logits"][None]),
+    "advanced.score_maps": lambda t: advanced.score_maps({"a": t["logits"][None]}, torch.ones(1, 4, 3).bool()),
+    "advanced.attention_rollout": lambda t: advanced.attention_rollout([t["images"]]),
+    "advanced.gradient_rollout": lambda t: advanced.gradient_rollout([t["images"]], [t["images"]]),
+    "advanced.conformal_sets": lambda t: advanced.conformal_sets(
+        t["graph"].softmax(1), t["y"][:4], t["probabilities"], alpha=0.5, method="aps", seed=None
+    ),
+    "advanced.coverage_distribution": lambda t: advanced.coverage_distribution(99, alpha=0.1).rvs(random_state=0),
     "advanced.visualize_attributions": lambda t: advanced.visualize_attributions(MAPS[:, :1], MAPS)._repr_png_(),
     "advanced.plot_attack": lambda t: advanced.plot_attack(MAPS[:, :1], MAPS[:, 1:2])._repr_png_(),
     "advanced.plot_curves": lambda t: advanced.plot_curves({"a": CURVE}, xlabel="x", ylabel="y")._repr_png_(),
@@ -257,6 +267,8 @@ CALLS_WITH_ROWS = {
     "advanced.evaluate_robustness": lambda m, t: advanced.evaluate_robustness(
         m, [(t["x"], t["y"])], advanced.fgsm_attack, eps=0.1, bounds=(-9, 9)
     ),
+    "advanced.smoothed_predict": lambda m, t: advanced.smoothed_predict(m, t["x"], sigma=0.1, n=3),
+    "advanced.certify": lambda m, t: advanced.certify(m, t["x"], sigma=0.1, n=3, n_selection=2).to_frame(),
     "advanced.saliency_map": lambda m, t: advanced.saliency_map(m, t["x"]),
     "advanced.integrated_gradients": lambda m, t: advanced.integrated_gradients(m, t["x"], n_steps=2),
     "iris.train": lambda m, t: iris.train(m, t["x"], t["y"], epochs=3, progress=False),
@@ -306,6 +318,18 @@ CALLS_WITH_IMAGES = {
     "advanced.pgd_attack, images": lambda m, t: advanced.pgd_attack(m, t["images"], t["classes"], eps=0.1, steps=3),
     "advanced.pgd_attack, early stop": lambda m, t: advanced.pgd_attack(
         m, t["images"], t["classes"], eps=0.1, steps=3, early_stop=True
+    ),
+    "advanced.pgd_attack, one class a restart": lambda m, t: advanced.pgd_attack(
+        m, t["images"], t["classes"], eps=0.1, steps=2, loss="margin", targeted=True, restarts=2
+    ),
+    "advanced.square_attack": lambda m, t: advanced.square_attack(
+        m, t["images"], t["classes"], eps=0.01, n_queries=4, seed=None
+    ),
+    "advanced.occlusion_map": lambda m, t: advanced.occlusion_map(m, t["images"], t["classes"]),
+    "advanced.rise_map": lambda m, t: advanced.rise_map(m, t["images"], t["classes"], n_masks=3),
+    "advanced.grad_cam, hires": lambda m, t: advanced.grad_cam(m, t["images"], "first", t["classes"], method="hires"),
+    "advanced.randomization_check": lambda m, t: advanced.randomization_check(
+        m, t["images"], lambda model, x: advanced.saliency_map(model, x, t["classes"])
     ),
     "advanced.adversarial_training, images": lambda m, t: advanced.adversarial_training(
         m, t["images"], t["classes"], eps=0.1, steps=2, seed=0
@@ -369,6 +393,8 @@ RUNS_THE_MODEL = [
     *("optimization.monte_carlo_dropout", "optimization.deep_ensemble"),
     *("pitfalls.first_nonfinite_layer", "pitfalls.diagnose"),
     *("advanced.multi_task_inference", "advanced.multi_task_inference, images", "advanced.deletion_curve"),
+    *("advanced.square_attack", "advanced.smoothed_predict", "advanced.certify"),
+    *("advanced.occlusion_map", "advanced.rise_map"),
 ]
 
 

@@ -239,15 +239,50 @@ def section_of(notebook: Path, heading: str) -> str:
     return text[start : None if end == -1 else end]
 
 
-def test_the_index_of_errors_is_complete_and_each_is_where_it_says():
-    clinic = REPOSITORY / "notebooks/04_pitfalls.ipynb"
-    rows = re.findall(r"^\| E(\d+) \| .+ \| \[[\d.]+\]\(([^)#]*)#(.+)\) \|$", text_of(clinic), flags=re.M)
-    assert sorted(int(number) for number, _, _ in rows) == list(range(1, 72))
+def entries_of_the_index() -> dict[int, list]:
+    """Number of the error → the cells of its entry, from its heading on."""
+    entries: dict[int, list] = {}
+    number = None
+    for cell in read(REPOSITORY / "notebooks/error_index.ipynb").cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("#"):
+            heading = re.match(r"### E(\d+)\n", cell.source)
+            number = int(heading[1]) if heading else None
+            assert number not in entries, f"E{number} stands there twice"
+        if number is not None:
+            entries.setdefault(number, []).append(cell)
+    return entries
+
+
+def test_every_error_has_its_entry_its_numbers_and_its_regression_test():
     tests = "".join(path.read_text("utf-8") for path in REPOSITORY.glob("tests/**/test_*.py"))
-    for number, file, anchor in rows:
-        section = section_of(clinic.parent / (file or clinic.name), anchor.replace("-", " "))
-        assert re.search(rf"\bE{number}\b", section), f"E{number} is not in {anchor}"
+    entries = entries_of_the_index()
+    assert sorted(entries) == list(range(1, 72))
+    for number, cells in entries.items():
+        text = cells[0].source
+        for part in ("**Symptom.**", "**One-minute test.**", "**Cause.**", "**Fix.**"):
+            assert part in text, f"E{number} has no {part}"
+        printed = "".join(
+            output.get("text", "") for cell in cells if cell.cell_type == "code" for output in cell.outputs
+        )
+        first = re.findall(r"^(\w+)\b", printed, flags=re.M)
+        assert {"wrong", "right"} <= set(first) or number == 32, f"E{number} shows no wrong and right number"
         assert f"def test_e{number}_" in tests, f"E{number} has no regression test"
+
+
+def test_the_index_leads_to_the_sections_that_teach_the_errors():
+    for number, cells in entries_of_the_index().items():
+        _, _, taught = cells[0].source.partition("**Taught in.**")
+        for name, anchor in re.findall(r"\]\((\d\d_\w+\.ipynb)#([^\s]+)\)", taught):
+            section = section_of(REPOSITORY / "notebooks" / name, anchor.replace("-", " "))
+            assert re.search(rf"\bE{number}\b", section), f"E{number} is not in {name}#{anchor}"
+
+
+def test_every_error_that_a_lesson_shows_is_led_to():
+    entries = entries_of_the_index()
+    for lesson in LESSONS:
+        for cell in read(lesson).cells:
+            for error in cell.metadata.get("course", {}).get("errors", ()):
+                assert lesson.name in entries[int(error[1:])][0].source, f"{error} does not lead to {lesson.name}"
 
 
 def test_error_numbers_in_test_names_exist():

@@ -1,20 +1,195 @@
 """The exercises of chapter 4 and the mistakes they are known for.
 
-Exercises: 1 a mean over batches of different size; 2 outputs of a recurrent network, find and fix; 3 log-sum-exp; 4
-the first non-finite layer.
+Exercises: 1 diagnose a training run; 2 mend a training step; 3 outputs of a recurrent network, find and fix; 4
+log-sum-exp; 5 a mean over batches of different size; 6 the first non-finite layer.
 """
 
+import copy
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.checks.basics import linear_logits, some
 from course_utils.checks.exercise import Exercise
 from course_utils.data import load_split
 from course_utils.foundation.seeding import make_generator
+
+
+def _digit_network(hidden: int, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
+
+@cache
+def _run_record(fault: str, seed: int, lr: float = 0.3) -> dict:
+    """What was written down during a real training on digits that has one fault, or none ("healthy")."""
+    split, generator = load_split("digits", scaling="none"), make_generator(seed)
+    order = torch.randperm(len(split.x_train), generator=generator)
+    n, hidden, epochs = (120, 64, 150) if fault == "overfitting" else (400, 16, 12)
+    x, y = split.x_train[order] / 16, split.y_train[order].clone()
+    if fault == "labels do not fit":
+        y[:n] = y[torch.randperm(n, generator=generator)]
+    if fault == "overfitting":
+        y[:30] = torch.randint(10, (30,), generator=generator)  # wrong labels, learned by heart
+    model = _digit_network(hidden, seed)
+    before = [parameter.clone() for parameter in model.parameters()]
+    trained = model.parameters() if fault != "nothing is updated" else [nn.Parameter(torch.zeros(1))]
+    first = F.cross_entropy(model(x[:n]), y[:n]).item()
+    losses = _train(model, torch.optim.SGD(trained, lr), x, y, n, epochs)
+    blind = _digit_network(hidden, seed)
+    zeros = _train(blind, torch.optim.SGD(blind.parameters(), 0.3), 0 * x, y, n, 12)["train"][-1]
+    changed = sum(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    return {"first": first, **losses, "zeros": zeros, "changed": changed}
+
+
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, n: int, epochs: int) -> dict:
+    """Losses after each epoch, on the n training samples and on the 400 behind them."""
+    losses: dict[str, list[float]] = {"train": [], "validation": []}
+    parts = {"train": slice(n), "validation": slice(n, n + 400)}
+    for _ in range(epochs):
+        for rows in torch.arange(n).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            for name, rows in parts.items():
+                losses[name].append(F.cross_entropy(model(x[rows]), y[rows]).item())
+    return losses
+
+
+def _run_cases(seed: int) -> list[tuple]:
+    runs = [
+        ("healthy", 0.3),
+        ("overfitting", 0.3),
+        ("labels do not fit", 0.3),
+        ("nothing is updated", 0.3),
+        ("exploding", 50.0),
+        ("exploding", 1e30),  # ends in NaN
+    ]
+    return [(copy.deepcopy(_run_record(fault, seed, lr)),) for fault, lr in runs]
+
+
+def _diagnose_run(
+    record: dict, *, finite: bool = True, overfitting: Callable[[dict], bool] | None = None, zeros: bool = True
+) -> str:
+    last = record["train"][-1]
+    if record["changed"] == 0:
+        return "nothing is updated"
+    if (finite and not math.isfinite(last)) or last > record["first"]:
+        return "exploding"
+    if zeros and last > 0.9 * record["zeros"]:
+        return "labels do not fit"
+    rises = overfitting or (lambda r: r["validation"][-1] > 1.2 * min(r["validation"]))
+    return "overfitting" if rises(record) else "healthy"
+
+
+RUN = Exercise(
+    name="pitfalls.diagnose_run",
+    praise="Five entries of a record tell four illnesses and health apart.",
+    reference=_diagnose_run,
+    cases=_run_cases,
+    wrong_answers={
+        "NaN not noticed": (
+            "One run ends in NaN, and every comparison with NaN is False. Ask math.isfinite(...) first.",
+            partial(_diagnose_run, finite=False),
+        ),
+        "validation compared with training": (
+            "The validation loss is above the training loss in healthy runs, too. Overfitting means that the "
+            "validation loss has *risen* from its smallest value.",
+            partial(_diagnose_run, overfitting=lambda r: r["validation"][-1] > r["train"][-1]),
+        ),
+        "the first epoch compared with the last": (
+            "The validation loss falls first and rises later. Compare the last value with the smallest one.",
+            partial(_diagnose_run, overfitting=lambda r: r["validation"][-1] > r["validation"][0]),
+        ),
+        "the loss with zeros not used": (
+            "One run learns no more from its inputs than from zeros, and is called something else.",
+            partial(_diagnose_run, zeros=False),
+        ),
+    },
+)
+
+
+def _step_cases(seed: int) -> list[tuple]:
+    split = load_split("digits", scaling="none")
+    rows = torch.randperm(len(split.x_train), generator=make_generator(seed))[:96]
+    return [(_digit_network(16, seed), split.x_train[rows] / 2, split.y_train[rows])]
+
+
+def _observe_steps(answer: Callable, model: nn.Module, x: Tensor, y: Tensor) -> dict:
+    """Three steps on three batches; the inputs are large, so that every step is clipped."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    returned = [answer(model, optimizer, *batch) for batch in zip(x.split(32), y.split(32), strict=True)]
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return {"returned": returned, "weights after three steps": weights}
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    zero: str = "first",
+    softmax: bool = False,
+    clip: str = "before the step",
+    as_float: bool = True,
+) -> Tensor | float:
+    """A training step, right by default."""
+    if zero == "first":
+        optimizer.zero_grad()
+    loss = F.cross_entropy(model(x).softmax(1) if softmax else model(x), y)
+    loss.backward()
+    if zero == "after backward":
+        optimizer.zero_grad()
+    if clip == "before the step":
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    if clip == "after the step":
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    return loss.item() if as_float else loss
+
+
+STEP = Exercise(
+    name="pitfalls.train_step",
+    praise="Clean gradients, logits into the loss, clipped before the step, and nothing kept alive.",
+    reference=_step,
+    cases=_step_cases,
+    observe=_observe_steps,
+    tolerance=1e-4,
+    wrong_answers={
+        "the broken function unchanged": (
+            "There are four faults: look at the softmax, at old gradients, at the order of clip and step, and at what "
+            "is returned.",
+            partial(_step, zero="never", softmax=True, clip="after the step", as_float=False),
+        ),
+        "the loss returned with its graph": (
+            "A loss that is kept as a tensor keeps its whole graph in memory. Return loss.item().",
+            partial(_step, as_float=False),
+        ),
+        "softmax before the loss": (
+            "cross_entropy takes logits and applies softmax itself.",
+            partial(_step, softmax=True),
+        ),
+        "old gradients not cleared": (
+            "backward() adds to .grad: the gradients of the last batch are still in there.",
+            partial(_step, zero="never"),
+        ),
+        "gradients cleared after backward": (
+            "zero_grad() after backward() throws the new gradients away. Nothing is learned.",
+            partial(_step, zero="after backward"),
+        ),
+        "clipped after the step, or not at all": (
+            "The step was made with the whole gradients. Clip between backward() and step().",
+            partial(_step, clip="after the step"),
+        ),
+    },
+)
 
 
 def _batch_cases(seed: int) -> list[tuple]:
@@ -243,4 +418,4 @@ LAYER = Exercise(
     },
 )
 
-EXERCISES = (MEAN, AXES, LSE, LAYER)
+EXERCISES = (RUN, STEP, AXES, LSE, MEAN, LAYER)

@@ -27,6 +27,7 @@ from course_utils.optimization.scoring import BrierScore, brier_score
 from course_utils.optimization.temperature import TemperatureScaler, temperature_scaling
 from course_utils.optimization.thresholds import ThresholdResult, adjust_threshold
 from course_utils.optimization.uncertainty import UncertaintyResult, deep_ensemble, monte_carlo_dropout
+from course_utils.optimization.unknowns import Separation, separation
 
 __all__ = [
     "BinaryClassificationModel",
@@ -38,6 +39,7 @@ __all__ = [
     "RegressionModel",
     "ReliabilityDiagram",
     "RiskCoverage",
+    "Separation",
     "StackingModel",
     "TemperatureScaler",
     "ThresholdResult",
@@ -59,5 +61,6 @@ __all__ = [
     "plot_threshold",
     "reliability_diagram",
     "risk_coverage",
+    "separation",
     "temperature_scaling",
 ]

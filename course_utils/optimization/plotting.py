@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.foundation.arguments import check_class_names, check_labels, check_tensor
+from course_utils.foundation.intervals import wilson_interval
 from course_utils.foundation.plotting import PALETTE, axes_or_new, course_style, draw_confusion, finish, new_figure
 from course_utils.optimization.calibration import ReliabilityDiagram
 from course_utils.optimization.thresholds import ThresholdResult
@@ -30,30 +31,41 @@ def _check_filled(named: Mapping, name: str) -> None:
 
 @course_style()
 def plot_reliability(diagrams: Mapping[str, ReliabilityDiagram]) -> Figure:
-    """One panel for each diagram: accuracy against confidence, with the numbers of samples below."""
+    """One panel for each diagram: accuracy against confidence, with the numbers of samples below.
+
+    A point is a bin; its bar is the Wilson interval (95 %) of the accuracy. Below the dashed line the answers are too
+    sure, above it they are not sure enough.
+    """
     _check_filled(diagrams, "diagrams")
     columns = len(diagrams)
     figure, axes = new_figure(2, columns, size=(3.8 * columns, 4.6), height_ratios=(3, 1), sharex="col", sharey="row")
     for i, (name, diagram) in enumerate(diagrams.items()):
         upper, lower = axes[i], axes[columns + i]
-        edges = diagram.bin_edges.cpu().double()
-        widths = (edges[1:] - edges[:-1]).numpy()
-        left = edges[:-1].numpy()
-        accuracy, confidence = diagram.accuracy.cpu().numpy(), diagram.confidence.cpu().numpy()
-        upper.bar(left, accuracy, widths, align="edge", color=PALETTE[0], edgecolor="white", label="accuracy")
-        gap = accuracy - confidence
-        upper.bar(
-            left, gap, widths, confidence, align="edge", fill=False, hatch="///", edgecolor=PALETTE[5], label="gap"
-        )
-        upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="honest")
-        upper.set(title=name, ylim=(0, 1), xlim=(0, 1))
-        lower.bar(left, diagram.counts.cpu().numpy(), widths, align="edge", color="#999999", edgecolor="white")
+        upper.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="confidence = accuracy")
+        upper.errorbar(*_bins_with_intervals(diagram), fmt="o", color=PALETTE[0], capsize=3, label="one bin, 95 %")
+        upper.text(0.96, 0.06, "too sure", ha="right", color="#444444")
+        upper.text(0.04, 0.92, "not sure enough", color="#444444")
+        upper.set(title=name, ylim=(0, 1.02), xlim=(0, 1.02))
+        edges = diagram.bin_edges.cpu().double().numpy()
+        counts = diagram.counts.cpu().numpy()
+        lower.bar(edges[:-1], counts, edges[1:] - edges[:-1], align="edge", color="#999999", edgecolor="white")
         lower.set(xlabel="confidence")
         lower.yaxis.get_major_locator().set_params(integer=True, nbins=3)
     axes[0].set_ylabel("accuracy")
     axes[columns].set_ylabel("samples")
-    axes[0].legend(loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return finish(figure)
+
+
+def _bins_with_intervals(diagram: ReliabilityDiagram) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the filled bins: mean confidence (K,), accuracy (K,), and the intervals' lengths below and above (2, K)."""
+    filled = diagram.counts.cpu() > 0
+    counts, accuracy = diagram.counts.cpu()[filled], diagram.accuracy.cpu()[filled]
+    hits = (accuracy * counts).round().long()
+    ends = [wilson_interval(*pair) for pair in zip(hits.tolist(), counts.tolist(), strict=True)]
+    low, high = torch.tensor(ends, dtype=torch.float64).reshape(-1, 2).T
+    lengths = torch.stack([accuracy - low, high - accuracy]).clamp(min=0)  # rounding may cross the ends
+    return diagram.confidence.cpu()[filled], accuracy, lengths
 
 
 @course_style()
@@ -108,19 +120,16 @@ def plot_groups(
     label: str,
     ax: Axes | None = None,
 ) -> Figure:
-    """The distribution of one quantity in several groups of samples, as outlines of histograms with equal areas."""
+    """One quantity in several groups of samples: for each value, the share of the group that lies at or below it."""
     import seaborn
 
     _check_filled(groups, "groups")
     for name, values in groups.items():
         check_tensor(values, name)
     figure, ax = axes_or_new(ax)
-    values = {name: value.detach().cpu().flatten().float() for name, value in groups.items()}
-    low, high = min(float(v.min()) for v in values.values()), max(float(v.max()) for v in values.values())
-    for i, (name, value) in enumerate(values.items()):
-        options = {"bins": 30, "binrange": (low, high + 1e-6), "stat": "density", "element": "step", "fill": i == 0}
-        seaborn.histplot(value.numpy(), ax=ax, label=name, **_line(i), **options)
-    ax.set(xlabel=label, ylabel="density")
+    for i, (name, values) in enumerate(groups.items()):
+        seaborn.ecdfplot(values.detach().cpu().flatten().float().numpy(), ax=ax, label=name, **_line(i))
+    ax.set(xlabel=label, ylabel="share of the group up to here", ylim=(0, 1.02))
     ax.legend()
     return finish(figure)
 

@@ -55,7 +55,8 @@ def _refusal(output: Tensor, shape: tuple[int, ...], dims: str | None) -> str:
     start = f"the output has the shape {tuple(output.shape)}{' after ' + repr(dims) if dims else ''}, not {shape}"
     if sorted(size for size in output.shape if size != 1) == sorted(size for size in shape if size != 1):
         hint = "Look at its right side" if dims else 'Say which is which, for example dims="T N C -> N T C"'
-        return f"{start}: the axes are in another order, even if one has size 1 here. {hint}"
+        length_one = ", even if one has size 1 here" if 1 in output.shape else ""
+        return f"{start}: the axes are in another order{length_one}. {hint}"
     if output.numel() == math.prod(shape):
         return f"{start}: reshape could fill it, but would tear samples apart and mix them. Look at the model instead"
     return f"{start}: the number of values differs, {output.numel()} against {math.prod(shape)}"

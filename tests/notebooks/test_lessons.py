@@ -13,7 +13,7 @@ from study_time import in_words, study_minutes
 
 REPOSITORY = Path(__file__).parent.parent.parent
 READING_ORDER = ("00", "01", "07", "02", "03", "04", "05", "06", "08")
-NOT_YET = ("03", "04", "05", "06", "08")
+NOT_YET = ("05", "06", "08")
 LESSONS = {number: next(REPOSITORY.glob(f"notebooks/{number}_*.ipynb")) for number in READING_ORDER}
 REWRITTEN = [number for number in READING_ORDER if number not in NOT_YET]
 CODE = re.compile(r"```.*?```|\$\$.*?\$\$|\$[^$]*\$|`[^`]*`", re.DOTALL)
@@ -51,6 +51,7 @@ def test_cells_are_small(number):
 @pytest.mark.parametrize("number", REWRITTEN)
 def test_no_error_numbers_in_the_text(number):
     prose = [CODE.sub("", cell["source"]) for cell in cells(LESSONS[number]) if cell["cell_type"] == "markdown"]
+    prose = [re.sub(r"\]\([^)]*\)", "]", text) for text in prose]  # a link into the index ends in the number
     assert not re.findall(r"\bE\d{1,2}\b", "\n".join(prose))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from course_utils.foundation.intervals import wilson_interval
 from course_utils.optimization import (
     adjust_threshold,
     plot_confusion,
@@ -34,17 +35,19 @@ class TestFigures:
         assert len(figure.axes) == 4
         assert [ax.get_title("left") for ax in figure.axes[:2]] == ["before", "after"]
         for i, diagram in enumerate(diagrams.values()):
-            accuracy, gap = figure.axes[i].containers
-            heights = [bar.get_height() for bar in accuracy]
-            assert heights == pytest.approx(diagram.accuracy.tolist(), nan_ok=True)
-            tops = [bar.get_y() + bar.get_height() for bar in gap]
-            assert [bar.get_y() for bar in gap] == pytest.approx(diagram.confidence.tolist(), nan_ok=True)
-            assert tops == pytest.approx(diagram.accuracy.tolist(), nan_ok=True)
+            filled = diagram.counts > 0
+            points, _, (bars,) = figure.axes[i].containers[0]
+            assert points.get_xdata().tolist() == pytest.approx(diagram.confidence[filled].tolist())
+            assert points.get_ydata().tolist() == pytest.approx(diagram.accuracy[filled].tolist())
+            ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+            pairs = zip((diagram.accuracy * diagram.counts)[filled], diagram.counts[filled], strict=True)
+            wilson = [wilson_interval(round(float(hits)), int(n)) for hits, n in pairs]
+            assert [end for pair in ends for end in pair] == pytest.approx([end for pair in wilson for end in pair])
             counts = [bar.get_height() for bar in figure.axes[2 + i].containers[0]]
             assert counts == diagram.counts.tolist()
             assert figure.axes[i].lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
-        legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        assert sorted(legend) == ["accuracy", "gap", "honest"]
+        legend = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert sorted(legend) == ["confidence = accuracy", "one bin, 95 %"]
 
     def test_threshold_marks_the_best_point(self, tmp_path):
         results = {name: adjust_threshold(self.p, self.y, metric=name) for name in ("f1", "accuracy")}
@@ -93,7 +96,7 @@ class TestFigures:
         ax = plot_confusion(labels, labels, list("abcdefghijklmnopq")).axes[0]
         assert np.asarray(ax.collections[0].get_array()).reshape(17, 17).tolist() == np.eye(17).tolist()
 
-    def test_groups_are_densities_over_a_common_range(self, tmp_path):
+    def test_groups_show_the_share_up_to_each_value(self, tmp_path):
         groups = {"known": self.p, "unknown": (2 * self.p[:50]).bfloat16()}
         path = tmp_path / "groups.png"
         figure = plot_groups(groups, label="entropy in nats")
@@ -101,10 +104,11 @@ class TestFigures:
         ax = figure.axes[0]
         assert is_png(path)
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["known", "unknown"]
-        assert (ax.get_xlabel(), ax.get_ylabel()) == ("entropy in nats", "density")
-        outline = ax.lines[0].get_xydata()
-        width = float(2 * self.p[:50].max() - self.p.min()) / 30
-        assert outline[:, 1].sum() * width == pytest.approx(1, rel=0.1)
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("entropy in nats", "share of the group up to here")
+        for line, values in zip(ax.lines, groups.values(), strict=True):
+            x, share = line.get_xydata()[1:].T  # the first point is (−∞, 0)
+            assert x.tolist() == pytest.approx(values.float().sort().values.tolist())
+            assert share.tolist() == pytest.approx([(i + 1) / len(values) for i in range(len(values))])
 
     @pytest.mark.parametrize("names", [{1: "b", 0: "a"}, np.array(["a", "b"])])
     def test_q19_class_names_of_a_confusion_matrix_in_any_usual_form(self, names):
