@@ -114,7 +114,7 @@ def _lint(text: str, name: str, cells: list[str] | None) -> list[LintFinding]:
 
 
 def _finding(rule: Rule, name: str, line: int, code: str, cells: list[str] | None) -> LintFinding:
-    link = f"{ATLAS}#e{rule.error}" if rule.error else ""
+    link = f"{ATLAS}#E{rule.error}" if rule.error else ""
     cell = None
     if cells is not None:
         cell, line = _place(line, cells)
