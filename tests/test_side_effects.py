@@ -159,6 +159,8 @@ CALLS_WITHOUT_MODEL = {
     "optimization.plot_groups": lambda t: optimization.plot_groups({"a": SCORES}, label="p")._repr_png_(),
     "optimization.plot_risk_coverage": lambda t: optimization.plot_risk_coverage({"a": CURVE})._repr_png_(),
     "pitfalls.detect_nan_inf": lambda t: pitfalls.detect_nan_inf(t),
+    "pitfalls.lint_file": lambda t: pitfalls.lint_file(__file__),
+    "pitfalls.lint_source": lambda t: pitfalls.lint_source("import torch; torch.rand(1); model.eval()"),
     "pitfalls.safe_softmax": lambda t: pitfalls.safe_softmax(t["graph"]),
     "pitfalls.safe_divide": lambda t: pitfalls.safe_divide(t["graph"], t["logits"]),
     "pitfalls.check_and_reshape_output": lambda t: pitfalls.check_and_reshape_output(
