@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import re
 from collections.abc import Iterator
 
 from course_utils.pitfalls.lint_rules.outputs import Outputs
@@ -81,9 +82,17 @@ def eval_missing(source: Outputs) -> Iterator[ast.AST]:
         return  # somebody thinks of modes: where, and for which calls, cannot be seen here
     if not any(source.trains(node) for node in source.nodes if isinstance(node, LOOPS)):
         return
-    for loop in source.loader_loops():
-        if source.without_gradient(loop) or any(_is_no_grad(statement) for statement in loop.body):
-            yield from [call for call in _model_calls(source, loop) if _has_modes(source, call)][:1]
+    for part in (*source.loader_loops(), *_evaluating_functions(source)):
+        if source.without_gradient(part) or any(_is_no_grad(statement) for statement in part.body):
+            yield from [call for call in _model_calls(source, part) if _has_modes(source, call)][:1]
+
+
+def _evaluating_functions(source: Outputs) -> Iterator[ast.AST]:
+    """Functions without a loop over batches whose names say that they evaluate."""
+    for node in source.nodes:
+        named = isinstance(node, FUNCTIONS) and re.search(r"eval|valid|test|predict|infer|accuracy", node.name)
+        if named and not any(isinstance(inner, LOOPS) for inner in ast.walk(node)):
+            yield node
 
 
 def _has_modes(source: Outputs, call: ast.Call) -> bool:

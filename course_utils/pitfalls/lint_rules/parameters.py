@@ -72,17 +72,25 @@ def _makes_layer(source: Outputs, node: ast.expr) -> bool:
 
 
 def _changed_model(target: ast.expr) -> str:
-    """ "model" of `model.fc = …` and `model.classifier[6] = …`; "" for anything else."""
+    """ "model" of `model.fc = …`, `model[2] = …` and `model.classifier[6] = …`; "" for anything else."""
     inner = target.value if isinstance(target, ast.Subscript) else target
-    model = spelled(inner).split(".")[0] if isinstance(inner, ast.Attribute) else ""
+    is_part = isinstance(inner, ast.Attribute) or inner is not target
+    model = spelled(inner).split(".")[0] if is_part and isinstance(inner, (ast.Attribute, ast.Name)) else ""
     return "" if model == "self" else model
+
+
+def _root(node: ast.expr | None) -> str:
+    """ "model" of `model`, of `model[2]` and of `model.fc`."""
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _makes_optimizer(source: Outputs, statement: ast.stmt, model: str) -> bool:
     for call in calls_in(statement):
         if source.full_name(call.func).startswith("torch.optim.") and call.args:
             parts = calls_in(call.args[0], "parameters", "named_parameters")
-            if any(spelled(owner_of(part)) == model != "" for part in parts):
+            if any(_root(owner_of(part)) == model != "" for part in parts):
                 return True
     return False
 

@@ -41,12 +41,15 @@ def squeeze_of_a_batch(source: Outputs) -> Iterator[ast.AST]:
 
 
 def _handed_out(source: Outputs, squeeze: ast.Call, inner: ast.Call) -> bool:
-    """Whether a module's forward returns its last layer's output squeezed."""
+    """Whether a module's forward squeezes what a pooling gave, or returns its last layer's output squeezed."""
     function = source.method_of(squeeze)
     if function is None or function.name != "forward":
         return False
+    layers = source.modules_of(inner.func)
     pooled = source.full_name(inner.func).startswith("torch.nn.functional.adaptive_")
-    if not pooled and not source.modules_of(inner.func):
+    if pooled or any(last_name(layer.func).startswith("Adaptive") for layer in layers):
+        return True
+    if not layers:
         return False
     return any(source.definition(value) is squeeze for value in returned(function) if value is not None)
 

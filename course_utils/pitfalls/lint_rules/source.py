@@ -389,8 +389,12 @@ def _attributes(owner: ast.ClassDef) -> dict[str, list[ast.expr | None]]:
     values = defaultdict(list)
     for node in ast.walk(owner):
         for target in targets_of(node):
-            if is_self_attribute(target):
-                values[target.attr].append(None if isinstance(node, ast.AugAssign) else node.value)
+            pair = [(target, getattr(node, "value", None))]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):  # self.a, self.b = c, d
+                pair = zip(target.elts, node.value.elts, strict=False)
+            for part, value in pair:
+                if is_self_attribute(part):
+                    values[part.attr].append(None if isinstance(node, ast.AugAssign) else value)
     return values
 
 

@@ -67,6 +67,11 @@ def prepare(model, classes):
     model.classifier[6] = nn.Linear(4096, classes)  # <<
     return optimizer
 """,
+            """
+net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 5))
+optimizer = torch.optim.Adam(net[2].parameters(), lr=0.01)
+net[2] = nn.Linear(32, 10)  # <<
+""",
         ],
         [
             """

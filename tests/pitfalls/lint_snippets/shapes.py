@@ -23,6 +23,15 @@ class Pool(nn.Module):
     def forward(self, x):
         return torch.squeeze(F.adaptive_avg_pool2d(x, 1))  # <<
 """,
+            """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool, self.out = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.out(self.pool(x).squeeze())  # <<
+""",
         ],
         [
             """
