@@ -22,6 +22,7 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TOKEN = "course"
+POLLING = 250  # milliseconds; Playwright's default asks at every frame, and the browser then draws every frame
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
@@ -168,6 +169,7 @@ def wait_for_numbers(page, count: int) -> None:
             || document.querySelector('[data-mime-type="application/vnd.jupyter.error"]')""",
         arg=count,
         timeout=150_000,
+        polling=POLLING,
     )
     errors = page.locator('[data-mime-type="application/vnd.jupyter.error"]').all_inner_texts()
     assert errors == []
@@ -179,7 +181,9 @@ def move_slider(page, slider) -> None:
     before = slider.locator("img").get_attribute("src")
     slider.locator(".noUi-handle").first.press("Home")  # to its lowest value
     page.wait_for_function(
-        "before => ![...document.querySelectorAll('img')].some(image => image.src === before)", arg=before
+        "before => ![...document.querySelectorAll('img')].some(image => image.src === before)",
+        arg=before,
+        polling=POLLING,
     )
     assert slider.locator("img").get_attribute("src") != before
 
@@ -216,7 +220,7 @@ def test_chapter_7_runs_with_bars_figures_and_a_slider(page, lab, course):
     [
         ("02_interpretation", "detection-slider", ["digits-worst", "residuals", "three-steps"]),
         ("03_optimization", "threshold-slider", ["threshold-curves"]),
-        ("04_pitfalls", "lr-slider", ["diverge"]),
+        ("04_pitfalls", "lr-slider", ["diverge-curves"]),
         ("08_hyperparameter_homework", "curves-slider", ["rates", "seeds", "interaction"]),
     ],
 )

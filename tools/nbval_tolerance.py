@@ -12,6 +12,10 @@ import tempfile
 # nbformat imports jsonschema, and that imports whatever can check the format of a string. This package compiles a
 # grammar of web addresses for two seconds, in every process of the tests; the schema of notebooks asks for none.
 sys.modules.setdefault("rfc3987_syntax", None)
+# Many processes import the course and its tests: what the first of them compiles, the others find, also where the
+# environment forbids to write it down. git ignores it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import nbval.kernel
 from compare_outputs import Tolerance, cell_differences

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -13,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_utils.advanced.attack_box import AttackBox, Normalization, mean_and_std, rounding, widest
+from course_utils.advanced.attack_losses import LOSSES, Objective, likely_others
 from course_utils.advanced.input_gradients import (
     FrozenModel,
     Target,
     check_inputs,
+    check_one_target_each,
     check_target,
     chunk_size,
     gradients_of,
@@ -24,9 +26,8 @@ from course_utils.advanced.input_gradients import (
     input_gradients,
 )
 from course_utils.foundation.arguments import (
+    check_choice,
     check_count,
-    check_labels,
-    check_normalization,
     check_number,
     check_range,
     check_tensor,
@@ -35,10 +36,7 @@ from course_utils.foundation.arguments import (
 from course_utils.foundation.devices import full_precision
 from course_utils.foundation.evaluation import check_model, class_logits, classifier_logits, output_tensor
 from course_utils.foundation.probabilities import sums_to_one
-from course_utils.foundation.seeding import derived_seed, isolated_randomness, make_generator
-
-Normalization = tuple[Sequence[float], Sequence[float]]
-_TOLERANCE = 1e-4  # how far pixels may lie outside the bounds, as a share of their distance
+from course_utils.foundation.seeding import derived_seed, isolated_randomness
 
 
 def fgsm_attack(
@@ -79,10 +77,11 @@ def fgsm_attack(
         UserWarning: samples that are classified right and whose gradient is exactly 0: the attack cannot move them,
             and the model only looks robust. Also if the outputs look like probabilities, whose gradients vanish.
     """
-    box = _Box(inputs, eps, bounds, normalization)
-    target = _check_length(target, inputs)
+    box = AttackBox(inputs, eps, bounds, normalization)
+    target = check_one_target_each(target, inputs)
     with input_gradients(model, task=task, seed=seed) as frozen:
-        adversarial, logits, stuck = _step(frozen, check_inputs(inputs), target, box.eps, box)
+        objective = Objective("cross-entropy", target)
+        adversarial, logits, stuck = _step(frozen, check_inputs(inputs), objective, box.eps, box)
     _warn_of_hidden_gradients(logits, stuck)
     return adversarial.to(inputs.dtype)
 
@@ -96,6 +95,9 @@ def pgd_attack(
     alpha: float | None = None,
     steps: int = 10,
     random_start: bool = True,
+    loss: str = "cross-entropy",
+    targeted: bool = False,
+    restarts: int = 1,
     bounds: tuple[float, float] = (0, 1),
     normalization: Normalization | None = None,
     early_stop: bool = False,
@@ -105,58 +107,105 @@ def pgd_attack(
     """Projected gradient descent: many small steps, pulled back into the eps-box after each.
 
     Source: Madry et al. (2018), "Towards deep learning models resistant to adversarial attacks". Without the random
-    start it is the basic iterative method (error E53, chapter 4's index).
+    start it is the basic iterative method (error E53, chapter 4's index). `loss="dlr", targeted=True` with a restart
+    for each wrong class is the targeted part of AutoAttack (Croce & Hein 2020), but for steps of a fixed size, where
+    AutoAttack's adapt theirs and find a few errors more.
 
     Args:
         model, inputs, target, eps, bounds, normalization, task: as in `fgsm_attack`, with its errors and warnings.
         alpha: size of a step in pixel units, > 0; None is 2.5·eps/steps.
         steps: at least 1.
         random_start: begin at a uniformly random point of the box.
+        loss: what is climbed. "cross-entropy" weighs all other classes, "margin" (Carlini & Wagner 2017) is the best
+            other logit minus the target's, and "dlr" is the margin as a share of how far the largest logits are apart.
+        targeted: each restart goes for one wrong class: the likeliest, then the next one, and after the last round
+            again. The best other class may change on the way and turn the attack around; a class of its own does not.
+        restarts: how many attempts from new random points. A sample keeps the first one that fools the model, and only
+            samples that stand are attacked again, so with one seed more restarts never find less.
         early_stop: leave a sample alone as soon as the model errs on it. That finds the share of errors faster; the
             changes are not the strongest ones.
-        seed: of the random start, and of what a random model draws, which is new in each step; None draws fresh ones.
+        seed: of the random starts, and of what a random model draws, which is new in each step; None draws fresh ones.
+
+    Raises:
+        ValueError: "dlr" with fewer than three classes, targeted with fewer than four; restarts that would all take
+            the same path.
     """
-    box = _Box(inputs, eps, bounds, normalization)
+    box = AttackBox(inputs, eps, bounds, normalization)
     check_count(steps, "steps")
+    check_choice(loss, "loss", LOSSES)
+    if check_count(restarts, "restarts") > 1 and not random_start and not targeted:
+        raise ValueError("without a random start or a target of its own each restart takes the same path; pass one")
     step_size = 2.5 * box.eps / steps if alpha is None else check_number(alpha, "alpha", above=0)
-    target = _check_length(target, inputs)
+    target = check_one_target_each(target, inputs)
     # The model must not draw the numbers of the random start once more.
     model_seed = None if seed is None else derived_seed(check_count(seed, "seed", minimum=0), "model")
     with input_gradients(model, task=task, seed=model_seed) as frozen:
-        x = full_precision(check_inputs(inputs))
-        x = box.random_point(x, seed) if random_start else x
-        active = torch.arange(len(x), device=x.device)
-        for _ in range(steps):
-            moved, logits, stuck = _step(frozen, x[active], target[active], step_size, box[active])
-            if early_stop:
-                right = logits.argmax(1) == target[active]
-                moved, active = moved[right], active[right]
-            x[active] = moved
-            if len(active) == 0:
+        clean = full_precision(check_inputs(inputs))
+        clean_logits = _logits(frozen, clean, box) if targeted else None
+        found = clean.clone()
+        standing = torch.arange(len(clean), device=clean.device)
+        for attempt in range(restarts):
+            goal = likely_others(clean_logits[standing], target[standing], attempt) if targeted else None
+            objective, limits, start = Objective(loss, target[standing], goal), box[standing], clean[standing]
+            if random_start:
+                start = limits.random_point(start, _seed_of(seed, attempt))
+            moved, logits, stuck = _climb(frozen, start, objective, step_size, steps, limits, early_stop)
+            if attempt == 0:
+                _warn_of_hidden_gradients(logits, stuck)
+            if restarts == 1:  # nobody asks who stands
+                found = moved
                 break
-    _warn_of_hidden_gradients(logits, stuck)
-    return x.to(inputs.dtype)
+            fooled = _logits(frozen, moved, limits).argmax(1) != objective.target
+            # Whoever stands to the end keeps the first attempt.
+            take = torch.ones_like(fooled) if attempt == 0 else fooled
+            found[standing[take]], standing = moved[take], standing[~fooled]
+            if len(standing) == 0:
+                break
+    return found.to(inputs.dtype)
 
 
-def _check_length(target: Target, inputs: Tensor) -> Tensor:
-    """The true classes, one for each sample; their range is checked when the logits are there."""
-    if target is None or isinstance(target, bool):
-        raise TypeError(f"target must be the true classes, one a sample, but is {target}")
-    return check_labels(target, "target", num_samples=len(inputs), num_classes=None).to(inputs.device, torch.int64)
+def _seed_of(seed: int | None, attempt: int) -> int | None:
+    """The first attempt is that of an attack without restarts."""
+    return seed if seed is None or attempt == 0 else derived_seed(seed, "restart", attempt)
 
 
-def _step(model: FrozenModel, x: Tensor, target: Tensor, size: float, box: _Box) -> tuple[Tensor, Tensor, Tensor]:
+def _climb(
+    model: FrozenModel, x: Tensor, objective: Objective, size: float, steps: int, box: AttackBox, early_stop: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All steps from one starting point; what comes back is that of `_step`, the last two from the last step."""
+    x = x.clone()
+    active = torch.arange(len(x), device=x.device)
+    for _ in range(steps):
+        moved, logits, stuck = _step(model, x[active], objective[active], size, box[active])
+        if early_stop:
+            right = logits.argmax(1) == objective.target[active]
+            moved, active = moved[right], active[right]
+        x[active] = moved
+        if len(active) == 0:
+            break
+    return x, logits, stuck
+
+
+@torch.no_grad()
+def _logits(model: FrozenModel, x: Tensor, box: AttackBox) -> Tensor:
+    """Of the points as the caller will get them, in the inputs' dtype."""
+    return torch.cat([model(part.to(box.dtype)) for part in x.split(chunk_size(x))])
+
+
+def _step(
+    model: FrozenModel, x: Tensor, objective: Objective, size: float, box: AttackBox
+) -> tuple[Tensor, Tensor, Tensor]:
     """One step uphill, pulled back into the box; the logits before it; and which samples are right and stuck, (N,)."""
     directions, all_logits, stuck = [], [], []
-    for part, labels in zip(x.split(chunk_size(x)), target.split(chunk_size(x)), strict=True):
-        leaf = part.detach().to(box.dtype).requires_grad_()
+    for start in range(0, len(x), chunk_size(x)):
+        rows = slice(start, start + chunk_size(x))
+        leaf = x[rows].detach().to(box.dtype).requires_grad_()
         logits = model(leaf)
         # The sum over the batch: each sample gets the gradient of its own loss.
-        loss = attack_loss(logits, check_target(labels, logits)).sum()
-        (gradient,) = gradients_of(loss, [leaf])
+        (gradient,) = gradients_of(objective[rows](logits).sum(), [leaf])
         directions.append(gradient.sign())
         all_logits.append(logits.detach())
-        stuck.append((logits.argmax(1) == labels) & ~gradient.flatten(1).any(1))
+        stuck.append((logits.argmax(1) == objective.target[rows]) & ~gradient.flatten(1).any(1))
     with torch.no_grad():
         x = full_precision(x)
         step = (size / box.std).clamp(max=torch.finfo(x.dtype).max / 4).to(x.dtype)
@@ -186,110 +235,6 @@ def _look_like_probabilities(logits: Tensor) -> bool:
     """Between 0 and 1, and summing to 1. Logits hardly ever do; of a binary model's single number it cannot be told."""
     logits = logits.detach()
     return bool(logits.min() >= 0 and logits.max() <= 1.01 and sums_to_one(logits, 1).all())
-
-
-def attack_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """How much the other classes together beat the target: logsumexp of their logits minus the target's, (N,).
-
-    Cross-entropy is log(1 + e^loss), so the gradients point the same way. But cross-entropy's shrinks to exactly 0 as
-    the model becomes sure, and then the attack goes nowhere (error E54, chapter 4's index); this one never does.
-    """
-    own = logits.gather(1, target[:, None])  # (N, 1)
-    others = logits.scatter(1, target[:, None], -torch.inf)
-    if (others.amax(1) == -torch.inf).any():
-        raise ValueError("the logits of all classes but the target are −inf, so no attack can change the answer")
-    return (others.logsumexp(1, keepdim=True) - own)[:, 0]
-
-
-class _Box:
-    """The points that an attack may reach: within eps of the inputs and inside the bounds, both in pixel units.
-
-    The corners are rounded towards the inputs, so that (corner − input)·std never exceeds eps, not by one bit.
-    """
-
-    def __init__(
-        self, inputs: Tensor, eps: float, bounds: tuple[float, float], normalization: Normalization | None
-    ) -> None:
-        x = check_inputs(inputs)
-        self.dtype = x.dtype
-        self.eps = check_number(eps, "eps")
-        low, high = check_range(bounds, "bounds")
-        if self.eps < 0:
-            raise ValueError(f"eps must not be negative, but is {eps}")
-        if self.eps > high - low:
-            raise ValueError(
-                f"eps must not be larger than the bounds are apart, {high - low:g}, but is {eps:g}; it is in the units "
-                f"of a pixel: {eps:g} grey levels of 255 are {eps:g} / 255 if pixels lie in [0, 1]"
-            )
-        mean, self.std = _mean_and_std(normalization, x)
-        wide = _wide(x)
-        pixels = wide * self.std + mean
-        least, most = map(float, pixels.aminmax())
-        if max(low - least, most - high) > _TOLERANCE * (high - low):
-            outside = torch.maximum(low - pixels, pixels - high)
-            if (outside > _rounding(x, mean, self.std, (low, high))).any():
-                raise ValueError(
-                    f"inputs must lie in the bounds [{low}, {high}] in pixel units, but range from {least:.4g} to "
-                    f"{most:.4g}; for normalised images pass normalization=(mean, std)"
-                )
-        self.mean, self.limits = mean, (low, high)
-        self.lower = self._corner(x, wide, -1)
-        self.upper = self._corner(x, wide, +1)
-
-    def _corner(self, x: Tensor, wide: Tensor, sign: int) -> Tensor:
-        """The farthest allowed point in the inputs' dtype, below (sign −1) or above (+1) each input."""
-        if sign < 0:
-            limit, nearer, farther, is_beyond = self.limits[0], torch.maximum, torch.minimum, torch.lt
-        else:
-            limit, nearer, farther, is_beyond = self.limits[1], torch.minimum, torch.maximum, torch.gt
-
-        def outside(corner: Tensor) -> Tensor:
-            corner = corner.to(wide.dtype)
-            too_far = is_beyond((corner - wide) * self.std, sign * self.eps)
-            return too_far | is_beyond(corner * self.std + self.mean, limit)
-
-        corner = nearer(wide + sign * self.eps / self.std, (limit - self.mean) / self.std).to(x.dtype)
-        for _ in range(3):
-            if not (wrong := outside(corner)).any():
-                break
-            corner = torch.where(wrong, torch.nextafter(corner, x), corner)
-        else:
-            corner = torch.where(outside(corner), x, corner)
-        return farther(corner, x)  # an input that rounding has carried out of the bounds may stay where it is
-
-    def __getitem__(self, rows: Tensor) -> _Box:
-        """The same box for some of the samples."""
-        part = copy.copy(self)
-        part.lower, part.upper = self.lower[rows], self.upper[rows]
-        return part
-
-    def clamp(self, x: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(x, full_precision(self.lower)), full_precision(self.upper))
-
-    def random_point(self, x: Tensor, seed: int | None) -> Tensor:
-        # The default dtype of the caller would change the numbers that a seed draws.
-        share = 2 * torch.rand(x.shape, generator=make_generator(seed), dtype=torch.float32).to(x) - 1
-        return self.clamp(x + share * (self.eps / self.std).clamp(max=torch.finfo(x.dtype).max / 4).to(x.dtype))
-
-
-def _mean_and_std(normalization: Normalization | None, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation, float64, in a shape that broadcasts over the channels."""
-    like = {"dtype": _wide(x[:1]).dtype, "device": x.device}
-    if normalization is None:
-        return torch.zeros((), **like), torch.ones((), **like)
-    pair = check_normalization(normalization, channels=x.shape[1])
-    return tuple(value.to(**like).reshape(1, -1, *(1,) * (x.ndim - 2)) for value in pair)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """In float64, where the device has it."""
-    return x.double() if x.device.type != "mps" else x.float()
-
-
-def _rounding(x: Tensor, mean: Tensor, std: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """How far rounding may have carried each pixel that was normalised in the dtype of `x`: some of its last digits."""
-    largest = torch.maximum(_wide(x).abs() * std, mean.abs()).clamp(min=max(map(abs, bounds)))
-    return 4 * torch.finfo(x.dtype).eps * largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +285,7 @@ def adversarial_training(
     _check_trainable(model)
     options = {"eps": eps, "alpha": alpha, "steps": steps, "random_start": random_start, "bounds": bounds}
     adversarial = pgd_attack(model, inputs, target, **options, normalization=normalization, task=task, seed=seed)
-    target = _check_length(target, inputs)
+    target = check_one_target_each(target, inputs)
     with isolated_randomness(seed):
         losses = [
             F.cross_entropy(class_logits(output_tensor(model(x.clone())), task=task, n=len(x)), target)
@@ -448,10 +393,10 @@ def _check_limits(attacked: Tensor, inputs: Tensor, limits: Mapping[str, Any]) -
         raise ValueError(
             f"the attack must return inputs of the shape {tuple(inputs.shape)}, but returned {describe_value(attacked)}"
         )
-    mean, std = _mean_and_std(limits.get("normalization"), inputs)
+    mean, std = mean_and_std(limits.get("normalization"), inputs)
     low, high = check_range(limits["bounds"], "bounds") if "bounds" in limits else (-torch.inf, torch.inf)
-    pixels, before = (_wide(x) * std + mean for x in (attacked, inputs))
-    slack = _rounding(inputs, mean, std, (low, high) if "bounds" in limits else (0.0, 1.0))
+    pixels, before = (widest(x) * std + mean for x in (attacked, inputs))
+    slack = rounding(inputs, mean, std, (low, high) if "bounds" in limits else (0.0, 1.0))
     eps = limits.get("eps")
     if isinstance(eps, Real):  # also NumPy's
         change = (pixels - before).abs()

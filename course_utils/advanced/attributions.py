@@ -67,14 +67,18 @@ def grad_cam(
     target: Target = None,
     *,
     upsample: bool = True,
+    method: str = "grad-cam",
     reshape: Layout | None = None,
     task: str = "multiclass",
     seed: int | None = 0,
 ) -> Tensor:
     """Gradient-weighted class activation map: where a convolutional layer sees evidence for a class.
 
-    Each channel of the layer's output is weighted by its mean gradient; the sum's positive part is the map. Source:
-    Selvaraju et al. (2017), "Grad-CAM".
+    With the layer's maps A_k and the score s, Grad-CAM is relu(Σ_k mean(∂s/∂A_k) · A_k), one weight for a channel, and
+    HiResCAM relu(Σ_k ∂s/∂A_k · A_k), a weight for each of its positions. The two are the same where all that follows is
+    a mean over the positions and a linear layer; elsewhere, for instance before a flattening or a maximum, the mean
+    gradient may point at places that the score does not depend on. Source: Selvaraju et al. (2017), "Grad-CAM"; Draelos
+    & Carin (2020), "Use HiResCAM instead of Grad-CAM for faithful explanations".
 
     Args:
         model, target, task, seed: as in `saliency_map`.
@@ -82,6 +86,7 @@ def grad_cam(
         layer: a module of the model or its dotted name, with an output (N, channels, h, w); usually the last
             convolution or the block around it.
         upsample: bilinearly, to H × W; False leaves h × w.
+        method: "grad-cam" or "hires".
         reshape: for layers whose output has another layout: moves (or drops) its entries, so that they become
             (N, channels, h, w). Channels last: `lambda maps: maps.permute(0, 3, 1, 2)`. Tokens of a vision transformer,
             one for the class and 14 × 14 for patches:
@@ -96,6 +101,7 @@ def grad_cam(
             feature map, may have its channels last, or has a single position.
     """
     size = check_tensor(check_inputs(inputs), "inputs", ndim=4).shape[2:]
+    check_choice(method, "method", ("grad-cam", "hires"))
     module = _find_layer(model, layer)
     # A model that `compile()` has compiled in place would run without the layer's hook.
     uncompiled = torch.compiler.set_stance("force_eager")
@@ -125,7 +131,7 @@ def grad_cam(
             "the answer does not depend on the positions that reshape keeps of this layer's output; in a transformer "
             "that reads its class token, choose a layer before the last attention, such as the norm in front of it"
         )
-    weights = slopes.mean((2, 3), keepdim=True)  # (N, channels, 1, 1)
+    weights = slopes if method == "hires" else slopes.mean((2, 3), keepdim=True)  # (N, channels, h, w or 1, 1)
     cam = F.relu((weights * maps).sum(1, keepdim=True))  # (N, 1, h, w)
     if upsample:
         cam = F.interpolate(cam, size=size, mode="bilinear", align_corners=False)

@@ -130,3 +130,10 @@ def check_target(target: Any, logits: Tensor) -> Tensor:
         raise TypeError(f"target must be class indices, but is {target}")
     labels = check_labels(target, "target", num_samples=len(logits), num_classes=logits.shape[1])
     return labels.to(logits.device, torch.int64, copy=True)
+
+
+def check_one_target_each(target: Target, inputs: Tensor) -> Tensor:
+    """The true classes, one for each sample; their range is checked when the logits are there."""
+    if target is None or isinstance(target, bool):
+        raise TypeError(f"target must be the true classes, one a sample, but is {target}")
+    return check_labels(target, "target", num_samples=len(inputs), num_classes=None).to(inputs.device, torch.int64)

@@ -1,6 +1,7 @@
 """The exercises of chapter 5 and the mistakes they are known for.
 
-Exercises: 1 late fusion; 2 one step of an attack; 3 robust against every attempt; 4 conformal sets; 5 SmoothGrad.
+Exercises: 1 late fusion; 2 one step towards a class; 3 robust against every attempt; 4 integrated gradients; 5
+SmoothGrad; 6 conformal sets.
 """
 
 import copy
@@ -77,7 +78,7 @@ def _attack_cases(seed: int) -> list[tuple]:
     return [(copy.deepcopy(_digit_network()), *case) for case in cases]
 
 
-def _fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, sign=True, up=1, clamp=True, graph=False) -> Tensor:
+def _fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, sign=True, up=-1, clamp=True, graph=False) -> Tensor:
     leaf = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
     step = (leaf if graph else x) + up * eps * (gradient.sign() if sign else gradient)
@@ -87,7 +88,7 @@ def _fgsm(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, sign=True, up=1
 def _fgsm_by_backward(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
     leaf = x.clone().requires_grad_()
     F.cross_entropy(model(leaf), y).backward()
-    return (x + eps * leaf.grad.sign()).clamp(0, 1)
+    return (x - eps * leaf.grad.sign()).clamp(0, 1)
 
 
 def _observe_attack(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> dict:
@@ -101,7 +102,7 @@ def _observe_attack(answer: Callable, model: nn.Module, x: Tensor, y: Tensor, ep
 
 ATTACK = Exercise(
     name="advanced.one_step",
-    praise="Up the loss, within eps, inside the picture, and nothing left behind.",
+    praise="Down the loss of the goal, within eps, inside the picture, and nothing left behind.",
     reference=_fgsm,
     cases=_attack_cases,
     observe=_observe_attack,
@@ -115,7 +116,10 @@ ATTACK = Exercise(
             "Add the step to x itself, or detach() the result; otherwise the whole network hangs on it.",
             partial(_fgsm, graph=True),
         ),
-        "downhill": ("The attack *raises* the loss: plus, not minus.", partial(_fgsm, up=-1)),
+        "away from the goal": (
+            "This raises the loss of the goal. Towards a class, the loss of this class must fall: minus, not plus.",
+            partial(_fgsm, up=1),
+        ),
         "the gradient without its sign": (
             "Every pixel moves by exactly eps: take the sign of the gradient.",
             partial(_fgsm, sign=False),
@@ -270,4 +274,74 @@ SMOOTH = Exercise(
     },
 )
 
-EXERCISES = (FUSION, ATTACK, WORST, CONFORMAL, SMOOTH)
+
+def _path_cases(seed: int) -> list[tuple]:
+    x, y = _digits(seed, 6)
+    grey = torch.full_like(x, 0.3)
+    return [(copy.deepcopy(_digit_network()), *case) for case in ((x, 0 * x, y, 8), (x, grey, (y + 1) % 10, 5))]
+
+
+def _on_the_way(
+    model: nn.Module,
+    x: Tensor,
+    baseline: Tensor,
+    target: Tensor,
+    steps: int,
+    *,
+    offset: float = 0.5,
+    times: Callable[[Tensor, Tensor], Tensor] = lambda x, baseline: x - baseline,
+    start: Callable[[Tensor], Tensor] = lambda baseline: baseline,
+    mean: bool = True,
+    probability: bool = False,
+) -> Tensor:
+    """Integrated gradients by the midpoint rule, right by default."""
+    total, begin = torch.zeros_like(x), start(baseline)
+    for k in range(steps):
+        leaf = (begin + (k + offset) / steps * (x - begin)).detach().requires_grad_()
+        output = model(leaf).softmax(1) if probability else model(leaf)
+        total += torch.autograd.grad(output.gather(1, target[:, None]).sum(), leaf)[0]
+    return times(x, baseline) * total / (steps if mean else 1)
+
+
+PATH = Exercise(
+    name="advanced.integrated",
+    praise="Averaged on the way, times the difference: the shares sum to the rise of the logit.",
+    reference=_on_the_way,
+    cases=_path_cases,
+    tolerance=1e-4,
+    wrong_answers={
+        "the right end of each piece": (
+            "This takes the gradient at the end of each piece, at (k + 1)/steps. Take the middle, (k + ½)/steps.",
+            partial(_on_the_way, offset=1.0),
+        ),
+        "the left end of each piece": (
+            "This takes the gradient at the beginning of each piece, at k/steps. Take the middle, (k + ½)/steps.",
+            partial(_on_the_way, offset=0.0),
+        ),
+        "the baseline forgotten in the factor": (
+            "Multiply by the difference x − baseline, not by x.",
+            partial(_on_the_way, times=lambda x, baseline: x),
+        ),
+        "the baseline forgotten": (
+            "The way begins at the baseline, which need not be 0.",
+            lambda model, x, baseline, target, steps: _on_the_way(model, x, 0 * x, target, steps),
+        ),
+        "the difference forgotten": (
+            "This is the mean gradient. Multiply by x − baseline.",
+            partial(_on_the_way, times=lambda x, baseline: torch.ones_like(x)),
+        ),
+        "a sum instead of a mean": ("Divide by the number of steps.", partial(_on_the_way, mean=False)),
+        "of the probability": (
+            "Explain the logit. The probability of a sure answer hardly changes on the way.",
+            partial(_on_the_way, probability=True),
+        ),
+        "gradient times difference at x": (
+            "This is the gradient at x only. Average the gradients on the way from the baseline to x.",
+            lambda model, x, baseline, target, steps: _on_the_way(
+                model, x, x, target, 1, times=lambda a, _: a - baseline
+            ),
+        ),
+    },
+)
+
+EXERCISES = (FUSION, ATTACK, WORST, PATH, SMOOTH, CONFORMAL)

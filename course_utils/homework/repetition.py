@@ -1,4 +1,4 @@
-"""Running claimed runs again: which of them, in a limited time, and what chaos excuses where they do not come out."""
+"""Running claimed runs again: which, in a limited time, and with perturbed inputs where they do not come out."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from course_utils.foundation.arguments import check_count, check_number
+from course_utils.homework.chaos import Repetition, favoured, outliers, what_chaos_means
 from course_utils.homework.comparison import Comparison
 from course_utils.homework.data import FOLDS, PARTS, DataSplits
 from course_utils.homework.engine.base import count_parameters, layer_sizes
 from course_utils.homework.engine.batched import can_be_batched
-from course_utils.homework.metrics import higher_is_better, is_share, one_sample
-from course_utils.homework.runs import Item, RunRecord, is_batched, plan_jobs, run_job
+from course_utils.homework.metrics import one_sample
+from course_utils.homework.runs import Item, RunRecord, is_batched, logged_epochs, plan_jobs, run_job
 from course_utils.homework.settings import Setting
 
 SECONDS_A_STEP, SECONDS_AN_OPERATION = 2e-4, 2e-10
-SECONDS_A_LAYER = 6e-5  # and step, for each hidden layer but the first
+# And step, for each hidden layer but the first: trained together, and alone.
+SECONDS_A_LAYER, SECONDS_A_LAYER_ALONE = 1e-4, 3e-4
+SECONDS_A_RUN, SECONDS_TO_BUILD_A_LAYER = 2e-3, 2e-4  # whatever its epochs
 # Of the inputs, relative: the rounding of float32, and ten times as much, since a figure that stays the same under both
 # is demanded to the last sample.
 NOISES = (1e-7, 1e-6)
 COPIES = 6
-CHANCE = 0.001  # that an honest file of a computer that rounds otherwise seems to favour its best setting
+MORE_COPIES = 30  # where a claim lies outside what the first ones make possible
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,22 @@ class CheckOptions:
                 check_count(getattr(self, name), name, minimum=minimum)
 
 
-def repeat_runs(comparison: Comparison, splits: DataSplits, options: CheckOptions) -> tuple[list[str], list[str]]:
-    """Run runs again. Returns what does not come out as claimed, and what the time did not allow."""
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong, what could not be decided, and what else should be known, in words."""
+
+    problems: Sequence[str] = ()
+    undecided: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def repeat_runs(comparison: Comparison, splits: DataSplits, options: CheckOptions) -> Findings:
     drawn = draw(comparison, options.rerun, options.seed)
     claims = affordable(comparison, splits, drawn, 60 * options.minutes)
-    problems, excused = judge(comparison, splits, claims, options)
-    return problems or favoured(comparison, excused), left_out(comparison, drawn, claims)
+    # In one order, whatever the one of the draw: which runs train together changes the rounding, and so the chaos.
+    found = judge(comparison, splits, sorted(claims, key=_key), options)
+    undecided, notes = left_out(comparison, splits, drawn, claims)
+    return replace(found, undecided=[*undecided, *found.undecided], notes=[*found.notes, *notes])
 
 
 def _key(record: RunRecord) -> tuple[int, int]:
@@ -79,9 +92,37 @@ def draw(comparison: Comparison, rerun: int | None, seed: int | None) -> list[Ru
     return [runs[0] for runs in (first, *others)] + first[1:] + more
 
 
+def _curve(comparison: Comparison, number: int) -> np.ndarray:
+    """All curves of a setting in one row; a diverged loss is a number that no loss can be, and equals another one."""
+    return np.nan_to_num(comparison.curves_of(number), nan=-1.0).ravel()
+
+
+def _are_alike(curves: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Do rows (…, N) of curves agree to a thousandth?"""
+    return np.isclose(curves, others, rtol=1e-3).all(-1)
+
+
 def _are_twins(comparison: Comparison, first: int, second: int) -> bool:
-    one, other = comparison.curves_of(first), comparison.curves_of(second)
-    return one.shape == other.shape and np.allclose(one, other, rtol=1e-3, equal_nan=True)
+    one, other = _curve(comparison, first), _curve(comparison, second)
+    return one.shape == other.shape and bool(_are_alike(one, other))
+
+
+def twins(comparison: Comparison) -> dict[int, int]:
+    """Settings whose curves are, with every seed, those of an earlier one: number → the first that has them."""
+    found = {}
+    lengths = np.array([len(logged_epochs(setting.epochs)) for setting in comparison.settings])
+    for length in np.unique(lengths):
+        numbers = np.flatnonzero(lengths == length)
+        curves = np.stack([_curve(comparison, number) for number in numbers])
+        totals, firsts = curves.sum(1), np.zeros(len(numbers), bool)
+        for i, number in enumerate(numbers):
+            # Curves that agree to a thousandth have sums that do: most pairs need no closer look.
+            alike = np.flatnonzero(firsts & (np.abs(totals - totals[i]) <= 2e-3 * np.abs(curves[i]).sum()))
+            same = alike[_are_alike(curves[alike], curves[i])]
+            firsts[i] = not len(same)
+            if len(same):
+                found[int(number)] = int(numbers[same[0]])
+    return found
 
 
 def estimated_seconds(setting: Setting, splits: DataSplits) -> tuple[float, float]:
@@ -93,10 +134,12 @@ def estimated_seconds(setting: Setting, splits: DataSplits) -> tuple[float, floa
     steps = -(-num_samples // min(setting.batch_size or num_samples, num_samples))
     parameters = count_parameters(layer_sizes(setting, in_features, splits.num_classes))
     epochs = setting.epochs * (FOLDS if splits.validation == "repeated_kfold" else 1)
-    starting = steps * (SECONDS_A_STEP + SECONDS_A_LAYER * (len(setting.hidden_features) - 1))
+    num_layers = len(setting.hidden_features)
+    layer = SECONDS_A_LAYER if can_be_batched(setting) is None else SECONDS_A_LAYER_ALONE
+    starting = steps * (SECONDS_A_STEP + layer * (num_layers - 1))
     # Each step also updates every parameter, whatever the size of the batch.
     computing = (6 * num_samples + 10 * steps) * parameters * SECONDS_AN_OPERATION
-    return epochs * starting, epochs * computing
+    return epochs * starting, epochs * computing + SECONDS_A_RUN + SECONDS_TO_BUILD_A_LAYER * num_layers
 
 
 def estimated_bytes(setting: Setting, splits: DataSplits) -> int:
@@ -111,31 +154,54 @@ def affordable(
     comparison: Comparison, splits: DataSplits, claims: Sequence[RunRecord], seconds: float
 ) -> list[RunRecord]:
     """As many of the claims as can be repeated in this time, in order. What does not fit any more is passed over."""
-    chosen, forms = [], set()
+    return _spend(comparison, splits, claims, seconds)[0]
+
+
+def _spend(
+    comparison: Comparison, splits: DataSplits, claims: Sequence[RunRecord], seconds: float
+) -> tuple[list[RunRecord], float]:
+    """The affordable claims, and what they cost."""
+    chosen, forms, spent = [], set(), 0.0
     for claim in claims:
         setting = comparison.settings[claim.setting]
         form = replace(setting, lr=1.0, weight_decay=0.0, init="default", dropout=0.5 if setting.dropout else 0.0)
         starting, computing = estimated_seconds(setting, splits)
         cost = computing if form in forms else starting + computing
-        if cost <= seconds:
+        if spent + cost <= seconds:
             chosen.append(claim)
-            seconds -= cost
+            spent += cost
             if can_be_batched(setting) is None:
                 forms.add(form)
-    return chosen
+    return chosen, spent
 
 
-def left_out(comparison: Comparison, drawn: Sequence[RunRecord], repeated: Sequence[RunRecord]) -> list[str]:
-    """What the time did not allow to repeat."""
+def left_out(
+    comparison: Comparison, splits: DataSplits, drawn: Sequence[RunRecord], repeated: Sequence[RunRecord]
+) -> tuple[list[str], list[str]]:
+    """What the time did not allow to repeat: without which nothing is certified, and what is only worth a note.
+
+    One run of each setting and all of the best one are the least; they stand first in `drawn`.
+    """
     if len(drawn) == len(repeated):
-        return []
+        return [], []
     numbers = [record.setting for record in repeated]
     missing = [number for number in range(len(comparison.settings)) if number not in set(numbers)]
     of_best = numbers.count(comparison.best().setting)
-    return [
+    text = (
         f"there was time to repeat {len(repeated)} of {len(drawn)} runs, {of_best} of the best setting's "
         f"{len(comparison.seeds)}" + (f", and none of setting(s) {listed(missing)}" if missing else "")
-    ]
+    )
+    if not missing and of_best == len(comparison.seeds):
+        return [], [text]
+    least = drawn[: len(comparison.settings) + len(comparison.seeds) - 1]
+    minutes = _spend(comparison, splits, least, np.inf)[1] / 60
+    return [f"{text}; to check the file, at least minutes={_rounded_up(minutes):g} is needed"], []
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits, upwards."""
+    unit = 10.0 ** (np.floor(np.log10(value)) - 1)
+    return float(np.ceil(value / unit) * unit)
 
 
 def listed(values: Sequence[object]) -> str:
@@ -146,76 +212,63 @@ def listed(values: Sequence[object]) -> str:
 # What comes out
 
 
-@dataclass(frozen=True)
-class Repetition:
-    """A claimed run beside what comes out here.
-
-    Attributes:
-        claim, found: the run as handed in, and as repeated.
-        allowed: (F,) by how much each of the three figures and each point of the curve may differ.
-        least_spread: (3,) what the standard deviation of each figure is taken for at least.
-        copies: (COPIES, F) what comes out with perturbed inputs; None if that was not tried.
-        diverges_by_chance: did only some of the copies diverge?
-    """
-
-    claim: RunRecord
-    found: RunRecord
-    allowed: np.ndarray
-    least_spread: np.ndarray
-    copies: np.ndarray | None = None
-    diverges_by_chance: bool = False
-
-    def disagreements(self) -> list[str]:
-        """What does not come out as claimed, in words."""
-        claimed, found = _figures(self.claim), _figures(self.found)
-        difference = np.where(np.isnan(claimed) & np.isnan(found), 0.0, np.abs(claimed - found))
-        wrong = ~(difference <= self.allowed) & ~np.isinf(self.allowed)
-        texts = [
-            f"its {name} figure is {claimed[i]:.6g}, but {found[i]:.6g} comes out"
-            for i, name in enumerate(PARTS)
-            if wrong[i]
-        ]
-        if self.claim.diverged != self.found.diverged and not self.diverges_by_chance:
-            did = {True: "diverged", False: "did not diverge"}
-            texts.append(f"it says that it {did[self.claim.diverged]}, but it {did[self.found.diverged]}")
-        points = np.flatnonzero(wrong[len(PARTS) :])
-        if len(points):
-            first = len(PARTS) + points[0]
-            texts.append(
-                f"its curve differs at {len(points)} point(s); at point {points[0] + 1} it is {claimed[first]:.6g}, "
-                f"but {found[first]:.6g} comes out"
-            )
-        where = f"the run of setting {self.claim.setting}, seed {self.claim.seed} is not reproduced"
-        return [f"{where}: {text}" for text in texts]
-
-
-def judge(
-    comparison: Comparison, splits: DataSplits, claims: Sequence[RunRecord], options: CheckOptions
-) -> tuple[list[str], list[Repetition]]:
-    """Repeat runs, and where they do not come out as claimed, look whether that is chaos.
-
-    Returns:
-        What is wrong, and the repetitions that chaos excuses.
-    """
-    found = repeat(splits, _items(comparison, claims), comparison.metric)
-    samples = {seed: _one_sample(comparison.metric, splits, seed) for seed in {claim.seed for claim in claims}}
-    repeated = {
-        _key(claim): _compared(comparison.metric, claim, run, samples[claim.seed], options.tolerance)
-        for claim, run in zip(claims, found, strict=True)
-    }
-    suspects = [one.claim for one in repeated.values() if one.disagreements()]
-    in_time = affordable(comparison, splits, suspects, 60 * options.minutes / COPIES)
-    excused: list[Repetition] = []
+def judge(comparison: Comparison, splits: DataSplits, claims: Sequence[RunRecord], options: CheckOptions) -> Findings:
+    """Repeat runs, and where they do not come out as claimed, look whether that is chaos."""
+    repeated = _repetitions(comparison, splits, claims, options.tolerance)
+    suspects = [one for one in repeated if one.contradictions()]
+    seconds = 60 * options.minutes
+    in_time = set(map(_key, affordable(comparison, splits, [one.claim for one in suspects], seconds / COPIES)))
+    first, *others = [one for one in suspects if _key(one.claim) in in_time] or [None]
+    tried: list[Repetition] = []
     # The first one alone: if chaos does not excuse it, the others need not be tried.
-    for group in filter(None, (in_time[:1], in_time[1:])):
-        tried = _with_copies(comparison, splits, [repeated[_key(claim)] for claim in group], options.tolerance)
-        if problems := [text for one in tried for text in one.disagreements()]:
-            return problems, []
-        excused += tried
-    if num_left := len(suspects) - len(in_time):
+    for group in filter(None, ([first] if first else [], others)):
+        group = _with_copies(comparison, splits, group, range(COPIES))
+        if problems := [text for one in group for text in one.contradictions()]:
+            return Findings(problems)
+        tried += group
+    if problems := favoured(comparison, tried):
+        return Findings(problems)
+    undecided = _still_impossible(comparison, splits, tried, seconds)
+    if num_left := len(suspects) - len(tried):
         text = f"{num_left} run(s) do not come out as claimed, and to see whether rounding explains it takes too long"
-        return [f"{text}; hand in fewer epochs, or check it with more minutes"], []
-    return [], excused
+        undecided.append(f"{text}; hand in fewer epochs, or check it with more minutes")
+    notes, against = what_chaos_means(comparison, tried, len(claims))
+    return Findings(undecided=undecided + against, notes=notes)
+
+
+def _repetitions(
+    comparison: Comparison, splits: DataSplits, claims: Sequence[RunRecord], tolerance: float
+) -> list[Repetition]:
+    samples = {seed: _one_sample(comparison.metric, splits, seed) for seed in {claim.seed for claim in claims}}
+    return [
+        Repetition(claim, (run,), comparison.metric, samples[claim.seed], tolerance)
+        for claim, run in zip(claims, repeat(splits, _items(comparison, claims), comparison.metric), strict=True)
+    ]
+
+
+def _with_copies(
+    comparison: Comparison, splits: DataSplits, repetitions: Sequence[Repetition], copies: Sequence[int]
+) -> list[Repetition]:
+    """The same, after a look at what a little noise does to these runs."""
+    items = _items(comparison, [one.claim for one in repetitions])
+    by_copy = [repeat(perturbed(splits, copy), items, comparison.metric) for copy in copies]
+    return [
+        replace(one, draws=(*one.draws, *runs))
+        for one, runs in zip(repetitions, zip(*by_copy, strict=True), strict=True)
+    ]
+
+
+def _still_impossible(
+    comparison: Comparison, splits: DataSplits, tried: Sequence[Repetition], seconds: float
+) -> list[str]:
+    """What lies outside the draws, and still does after more of them: that no honest run gives it is not certain."""
+    suspects = [one for one, _ in outliers(tried)]
+    in_time = set(map(_key, affordable(comparison, splits, [one.claim for one in suspects], seconds / MORE_COPIES)))
+    again = [one for one in suspects if _key(one.claim) in in_time]
+    more = _with_copies(comparison, splits, again, range(COPIES, COPIES + MORE_COPIES)) if again else []
+    left = {_key(one.claim): one for one in (*tried, *more)}
+    texts = [text for _, texts in outliers(list(left.values())) for text in texts]
+    return [f"chaos alone hardly explains {len(texts)} claim(s), of which the first: {texts[0]}"] if texts else []
 
 
 def _items(comparison: Comparison, claims: Sequence[RunRecord]) -> list[Item]:
@@ -236,127 +289,7 @@ def perturbed(splits: DataSplits, copy: int) -> DataSplits:
     return replace(splits, x=splits.x * (1 + NOISES[copy % len(NOISES)] * noise))
 
 
-def _figures(record: RunRecord) -> np.ndarray:
-    """The three figures and the curve, (F,)."""
-    return np.array([record.train, record.validation, record.test, *record.losses])
-
-
-def _tolerances(found: RunRecord, tolerance: float) -> np.ndarray:
-    """(F,) what losses may differ by."""
-    return tolerance * np.maximum(1.0, np.nan_to_num(_figures(found)))
-
-
 def _one_sample(metric: str, splits: DataSplits, seed: int) -> np.ndarray:
     """(3,) by how much one answer changes the metric on each part; 0 for the loss."""
     fold = splits.folds(seed)[0]
     return np.array([one_sample(metric, fold[part][1]) for part in PARTS])
-
-
-def _compared(metric: str, claim: RunRecord, found: RunRecord, sample: np.ndarray, tolerance: float) -> Repetition:
-    allowed = _tolerances(found, tolerance)
-    # Shares must be equal. Losses are compared closely at first, so that small favours are seen.
-    exact = 1e-9 if is_share(metric) else allowed[: len(PARTS)] / 10
-    allowed[: len(PARTS)] = exact
-    return Repetition(claim, found, allowed, np.maximum(sample / 2, exact))
-
-
-def _with_copies(
-    comparison: Comparison, splits: DataSplits, repetitions: Sequence[Repetition], tolerance: float
-) -> list[Repetition]:
-    """The same, after a look at what a little noise does to these runs."""
-    items = _items(comparison, [one.claim for one in repetitions])
-    by_copy = [repeat(perturbed(splits, copy), items, comparison.metric) for copy in range(COPIES)]
-    tried = []
-    for one, runs in zip(repetitions, zip(*by_copy, strict=True), strict=True):
-        copies = np.stack([_figures(run) for run in runs])
-        sample = 2 * one.least_spread if is_share(comparison.metric) else None
-        allowed = _allowed_in_chaos(_figures(one.found), copies, _tolerances(one.found, tolerance), sample)
-        by_chance = any(run.diverged != one.found.diverged for run in runs)
-        if _rounds_alike(one, copies, tolerance):
-            allowed[: len(PARTS)] = one.allowed[: len(PARTS)]
-        tried.append(replace(one, allowed=allowed, copies=copies, diverges_by_chance=by_chance))
-    return tried
-
-
-def _allowed_in_chaos(
-    found: np.ndarray, copies: np.ndarray, allowed: np.ndarray, sample: np.ndarray | None
-) -> np.ndarray:
-    """The allowed differences, widened by what rounding alone does to this run.
-
-    Args:
-        found: (F,) as `_figures` gives them.
-        copies: (COPIES, F) the same of runs with slightly perturbed inputs.
-        allowed: (F,) for losses that rounding moves a little.
-        sample: (3,) what one answer moves; None for the loss.
-    """
-    spread = np.abs(copies - found)
-    # NaN in some of them only: whether this run diverges is itself a matter of rounding.
-    spread = np.where(np.isnan(copies) & np.isnan(found), 0.0, np.nan_to_num(spread, nan=np.inf)).max(0)
-    apart = spread > allowed / 10
-    widened = np.where(apart, 3 * allowed + 10 * spread, allowed)
-    if sample is not None:  # 0 where nothing separates. Where the curves do, equal figures of the copies are luck.
-        figures = 6 * spread[: len(PARTS)]
-        widened[: len(PARTS)] = np.maximum(figures, 3 * sample if apart.any() else 1e-9)
-    # Differences grow exponentially: behind the first point where the copies separate, the curve is another one.
-    widened[len(PARTS) :][np.maximum.accumulate(apart[len(PARTS) :])] = np.inf
-    return widened
-
-
-def _rounds_alike(one: Repetition, copies: np.ndarray, tolerance: float) -> bool:
-    """Is the claimed curve, where those of the copies are apart, the one that comes out here, to every digit?
-
-    Then the claim was computed with the same rounding, and chaos is no excuse for other figures.
-    """
-    claimed, found = (np.array(record.losses) for record in (one.claim, one.found))
-    spread = np.nan_to_num(np.abs(copies[:, len(PARTS) :] - found), nan=0.0).max(0)
-    apart = spread > tolerance * np.maximum(1.0, np.nan_to_num(found))
-    return bool(apart.any()) and np.array_equal(claimed[apart], found[apart])
-
-
-def favoured(comparison: Comparison, excused: Sequence[Repetition]) -> list[str]:
-    """Do the differences that chaos excuses favour the best setting, taken together?
-
-    An honest run is one more draw beside the n that were made here, whose standard deviation is s (n − 1): its distance
-    from their mean has the variance s²(1 + 1/n). The distances are taken in the direction of better, with a plus for
-    the best setting and a minus for any other. Their sum, over all runs and over those of each setting, is compared
-    with the t-distribution with as many degrees of freedom as all the s have; the chance of a false alarm is shared
-    among the sums.
-    """
-    best = comparison.best().setting
-    numbers = sorted({one.claim.setting for one in excused})
-    groups = {"the best setting": list(excused)}
-    groups |= {
-        f"the best setting, in the runs of setting {number}": [one for one in excused if one.claim.setting == number]
-        for number in numbers
-    }
-    better = 1 if higher_is_better(comparison.metric) else -1
-    problems = []
-    for part in ("validation", "test"):
-        for name, group in groups.items():
-            total, spread, limit = _signed_sum(group, part, best, better, CHANCE / len(groups))
-            if total > limit:
-                problems.append(
-                    f"where runs are not reproduced exactly, their {part} figures differ in favour of {name}, by "
-                    f"{total:.4g} in sum; rounding explains about ±{spread:.2g}"
-                )
-                break
-    return problems
-
-
-def _signed_sum(
-    group: Sequence[Repetition], part: str, best: int, better: int, chance: float
-) -> tuple[float, float, float]:
-    """The sum of the distances that `favoured` describes, its standard deviation, and what it may reach."""
-    from scipy import stats
-
-    column = PARTS.index(part)
-    total, variance, freedom = 0.0, 0.0, 0
-    for one in group:
-        draws = np.r_[one.copies[:, column], getattr(one.found, part)]
-        distance = getattr(one.claim, part) - draws.mean()
-        if np.isfinite(distance):
-            total += distance * better * (1 if one.claim.setting == best else -1)
-            variance += max(draws.std(ddof=1), one.least_spread[column]) ** 2 * (1 + 1 / len(draws))
-            freedom += len(one.copies)
-    spread = variance**0.5
-    return total, spread, stats.t.ppf(1 - chance, freedom) * spread if freedom else np.inf

@@ -3,6 +3,7 @@
 from course_utils.foundation.plotting import plot_curves
 from course_utils.pitfalls.clipping import NonFiniteGradientError, gradient_clipping
 from course_utils.pitfalls.diagnosis import Diagnosis, Finding, diagnose
+from course_utils.pitfalls.lint import LintFinding, lint_file, lint_source
 from course_utils.pitfalls.nonfinite import NonFiniteReport, detect_nan_inf, first_nonfinite_layer
 from course_utils.pitfalls.numerics import (
     clamp_output,
@@ -19,6 +20,7 @@ from course_utils.pitfalls.shapes import adaptive_pooling, check_and_reshape_out
 __all__ = [
     "Diagnosis",
     "Finding",
+    "LintFinding",
     "NonFiniteGradientError",
     "NonFiniteReport",
     "adaptive_pooling",
@@ -29,6 +31,8 @@ __all__ = [
     "exp_transform",
     "first_nonfinite_layer",
     "gradient_clipping",
+    "lint_file",
+    "lint_source",
     "log_transform",
     "normalize_output",
     "plot_curves",

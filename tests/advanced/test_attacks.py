@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from course_utils.advanced import adversarial_training, fgsm_attack, pgd_attack
-from course_utils.advanced.attacks import attack_loss
+from course_utils.advanced.attack_losses import attack_loss
 from tests.support.images import classes, convolutional, images, linear, share_right, small_classifier
 from tests.support.models import Function
 from tests.support.values import DTYPES, NAN, seeds

@@ -116,7 +116,7 @@ def test_freezing_the_callers_model_is_noticed():
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y), leaf)
         model.requires_grad_(False)
-        return (x + eps * gradient.sign()).clamp(0, 1)
+        return (x - eps * gradient.sign()).clamp(0, 1)
 
     with pytest.raises(CheckFailed, match="changed requires_grad"):
         check("advanced.one_step", freezing)

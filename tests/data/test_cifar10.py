@@ -85,7 +85,7 @@ class TestLoadCifar10:
         fake_cifar10.fails = True
         assert data.load_cifar10(source="cifar10").name == "cifar10"  # from the cache
 
-    def test_without_a_network(self, fake_cifar10, tmp_path):
+    def test_without_a_network(self, fake_cifar10, few_shapes, tmp_path):
         fake_cifar10.fails = True
         with pytest.warns(UserWarning, match="NOT CIFAR-10"):
             found = data.load_cifar10()
@@ -104,7 +104,7 @@ class TestLoadCifar10:
         assert (tmp_path / "there").exists()
         assert not (tmp_path / "new").exists()
 
-    def test_a_cache_that_cannot_be_made(self, fake_cifar10, tmp_path, monkeypatch):
+    def test_a_cache_that_cannot_be_made(self, fake_cifar10, few_shapes, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("in the way")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         with pytest.warns(UserWarning, match="NOT CIFAR-10"):

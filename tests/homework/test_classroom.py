@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from course_utils.homework import collect_class, compare, register
+from course_utils.homework.classroom import _look
 from tests.support.homework import GRID, OPTIONS, resigned
 from tests.support.html import Page, assert_self_contained
 
@@ -122,9 +124,13 @@ class TestClass:
             (lambda d: d["runs"].reverse(), True),
             (reorder_settings, True),
             (lambda d: drop_seeds(d, 2), True),
+            (lambda d: [setting.update(lr=setting["lr"] * (1 + 1e-9)) for setting in d["settings"]], True),
             (lambda d: [run.update(seconds=run["seconds"] * 1.1) for run in d["runs"]], False),
         ],
-        ids=["another time", "other order of runs", "other order of settings", "runs dropped", "all times changed"],
+        ids=[
+            *("another time", "other order of runs", "other order of settings", "runs dropped"),
+            *("rates changed by nothing", "all times changed"),
+        ],
     )
     def test_near_copies_are_flagged(self, change, is_a_copy, class_folder):
         """A digest of everything was another one after any change; now a fifth of the runs is enough."""
@@ -135,9 +141,37 @@ class TestClass:
         assert ("zoe.json" in table["same_runs_as"]["ada.json"]) == is_a_copy
         assert ("ada.json" in table["same_runs_as"]["zoe.json"]) == is_a_copy
 
+    @pytest.mark.parametrize(
+        ("change", "looks_like"),
+        [
+            (lambda seconds, place: seconds + 1e-9, True),
+            (lambda seconds, place: seconds * 1.1, True),
+            (lambda seconds, place: seconds * (1.1 if place % 3 else 2), True),
+            (lambda seconds, place: seconds + 1e-4, True),
+            (lambda seconds, place: seconds * (1.02 + 0.02 * (place % 5)), False),
+        ],
+        ids=["a nanosecond", "one factor", "one factor for most", "one amount", "a factor for each"],
+    )
+    def test_times_in_one_proportion_are_shown(self, change, looks_like, class_folder):
+        """A copy whose seconds were all changed alike was no copy."""
+        comparison = compare(GRID, seeds=5, epochs=3, engine="loop", progress=False)
+        for name, changed in {"one": lambda seconds, place: seconds, "two": change}.items():
+            records = tuple(
+                replace(record, seconds=round(changed(0.003 + 0.0001 * place, place), 9))
+                for place, record in enumerate(comparison.records)
+            )
+            # Nor did a rate that was changed by nothing.
+            settings = tuple(replace(s, lr=s.lr * (1 + 1e-9 * (name == "two"))) for s in comparison.settings)
+            replace(comparison, records=records, settings=settings).save(class_folder / f"{name}.json")
+        table = collect_class(class_folder, rerun=0).table.set_index("file")
+        assert table["same_runs_as"]["one.json"] == table["looks_like"]["ada.json"] == ""
+        assert table["looks_like"]["one.json"] == ("two.json" if looks_like else "")
+        assert table["looks_like"]["two.json"] == ("one.json" if looks_like else "")
+
     def test_the_same_grid_run_twice_is_no_copy(self, class_folder):
         compare(GRID, **OPTIONS).save(class_folder / "own.json")
-        assert collect_class(class_folder, rerun=0).table.set_index("file")["same_runs_as"]["own.json"] == ""
+        own = collect_class(class_folder, rerun=0).table.set_index("file").loc["own.json"]
+        assert own["same_runs_as"] == own["looks_like"] == ""
 
     def test_authors_that_look_alike_are_flagged(self, class_folder):
         names = {"a": "Ada <B>", "b": "Ａda  <b>", "c": "a\u200dda<b>", "d": "Bob", "e": "bob "}
@@ -149,10 +183,69 @@ class TestClass:
         assert table["d.json"] == "e.json"
         assert table["eve.json"] == table["bob.json"] == ""
 
-    def test_notes_are_in_the_table(self, class_folder):
-        table = collect_class(class_folder, minutes=1e-9).table.set_index("file")
-        assert table["notes"]["ada.json"].startswith("there was time to repeat 0 of 20 runs, 0 of the best setting's 5")
-        assert set(collect_class(class_folder).table["notes"]) == {""}
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *(
+                "Аda Lovelace",
+                "Adа Lоvеlасе",
+                "Αda Lονelace",
+                "Ada Lovelace\ufe0f",
+                "Ada\u034f Lovelace",
+                "Ada\u3164Lovelace",
+            ),
+            *("Ada\u2800Lovelace", "Ada Lovelace.", "Lovelace, Ada", "ADA LOVELACE", "Áda Lovelace", "Ada L0velace"),
+            *(
+                "Ada Love\u200blace",
+                "Ada Lovelace",
+                "𝐀da Lovelace",
+                "Ada\u115f Lovelace",
+                "Ada_Lovelace!",
+                "Ada-Lovelace",
+            ),
+        ],
+    )
+    def test_look_alikes_of_one_name(self, name):
+        """Cyrillic and Greek letters, fillers, points and the order of the words made another author."""
+        assert _look(name).replace(" ", "") == _look("Ada Lovelace")
+
+    def test_other_names_are_other_names(self):
+        names = [
+            "Ada Lovelace",
+            "Ida Lovelace",
+            "राम",
+            "रीमा",
+            "王伟",
+            "王芳",
+            "Нина",
+            "Нана",
+            "???",
+            "!!!",
+            "Ian",
+            "Jan",
+        ]
+        assert len({_look(name) for name in names}) == len(names)
+
+    def test_mixed_alphabets_are_noted(self, class_folder):
+        document = json.loads((class_folder / "ada.json").read_text())
+        for file, name in {"a": "Ꭺda Lovelace", "b": "Мария (Maria)", "c": "東京 たろう", "d": "Ａda ﬁsh"}.items():
+            (class_folder / f"{file}.json").write_text(json.dumps(document | {"author": name}))
+        notes = collect_class(class_folder, rerun=0).table.set_index("file")["notes"]
+        assert notes["a.json"] == "the author's name mixes letters of Cherokee and Latin"
+        assert notes["b.json"] == notes["c.json"] == notes["d.json"] == ""
+
+    def test_what_there_was_no_time_for_is_undecided(self, class_folder, tmp_path):
+        """It stood in the table as if it had been checked."""
+        report = collect_class(class_folder, minutes=1e-9)
+        assert list(report.undecided) == ["ada.json", "bob.json", "eve.json"]
+        assert report.undecided["ada.json"][0].startswith("there was time to repeat 0 of 20 runs, 0 of the best")
+        assert repr(report) == "ClassReport(0 submissions, 2 files with problems, 3 undecided)"
+        report.report(tmp_path / "class.html")
+        assert "Undecided: neither in order nor wrong" in Page((tmp_path / "class.html").read_text()).text
+        report.to_csv(tmp_path / "class.csv")
+        assert pd.read_csv(tmp_path / "class.csv")["undecided"].notna().sum() == 3
+        full = collect_class(class_folder)
+        assert (set(full.table["notes"]), full.undecided) == ({""}, {})
 
     def test_the_number_of_seeds_can_be_demanded(self, class_folder):
         report = collect_class(class_folder, rerun=0, num_seeds=3)
@@ -237,8 +330,22 @@ class TestPlans:
 
     def test_without_their_folder_none_was_handed_in_before(self, folders):
         folder, _ = folders
-        texts = collect_class(folder, rerun=0).table["plan"]
+        texts = collect_class(folder, rerun=0).table.set_index("file")["plan"]
         assert not texts.str.contains("kept").any()
+        assert texts.str.contains("whether it came before the runs is not checked").sum() == 3
+        assert "late-plan.json lies with the submissions" in texts["late.json"]
+
+    def test_a_plan_that_several_claim_is_marked(self, folders):
+        """Somebody else's digest could be named: a plan holds no author, since classmates may plan the same."""
+        folder, plans = folders
+        (folder / "thief.json").write_bytes((folder / "early.json").read_bytes())
+        texts = collect_class(folder, plans=plans, rerun=0).table.set_index("file")["plan"]
+        marked = "kept (early-plan.json); handed in 1 time(s), but claimed by 2 files: early.json; thief.json"
+        assert texts["early.json"] == texts["thief.json"] == marked
+        (plans / "second.json").write_bytes((plans / "early-plan.json").read_bytes())
+        report = collect_class(folder, plans=plans, rerun=0)
+        assert report.table.set_index("file")["plan"]["thief.json"] == "kept (early-plan.json; second.json)"
+        assert report.unkept_plans == ("unkept-plan.json",)
 
     def test_damaged_plans_are_named_as_plans(self, folders):
         """They were said to be no file that Comparison.save wrote."""

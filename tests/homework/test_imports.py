@@ -11,7 +11,18 @@ PACKAGE = Path(course_utils.homework.__file__).parent
 ORDER = (
     *("settings", "data", "metrics", "statistics"),
     *("engine.base", "engine.reference", "engine.optimizers", "engine.stacks", "engine.batched"),
-    *("runs", "results", "plotting", "storage", "plans", "comparison", "repetition", "submission", "classroom"),
+    *(
+        "runs",
+        "results",
+        "plotting",
+        "storage",
+        "plans",
+        "comparison",
+        "chaos",
+        "repetition",
+        "submission",
+        "classroom",
+    ),
 )
 
 

@@ -377,7 +377,8 @@ CAREFUL = {
     "F7: versions that begin a row": ("twenty", lambda d: d["runs"][0].update(versions="a\n=1+1"), "versions must be"),
     "a plan that nobody registered": ("twenty", set_key("plan", "0" * 64), "is not what that plan says"),
     "the plan of something else": ("planned", lambda d: d["settings"][0].update(lr=0.2), "is not what that plan says"),
-    "losses moved by less than the tolerance": ("loss", move_losses(9e-4), "in favour of the best setting"),
+    "losses moved by less than the tolerance": ("loss", move_losses(9e-4), "its validation figure is"),
+    "losses moved by less than what was compared": ("loss", move_losses(9e-5), "its validation figure is"),
     "test figures of the favourite": ("twenty", lambda d: add_samples(d, "test", -1), "its test figure is"),
     "a thousandth on folds": (
         "folds",
@@ -462,21 +463,40 @@ class TestCarefulForgeries:
 
 
 class TestNotes:
-    def test_settings_that_could_not_be_repeated_are_named(self, honest, tmp_path):
+    def test_without_time_nothing_is_decided(self, honest, tmp_path):
+        """It was in order, with a note: one run of each setting and all of the best one are the least."""
         honest["twenty"].save(tmp_path / "a.json")
         verdict = validate_submission(tmp_path / "a.json", minutes=1e-9)
-        assert verdict.ok
+        assert not verdict.ok
+        assert verdict.problems == verdict.notes == ()
         listed = ", ".join(map(str, range(10)))
-        nothing = "there was time to repeat 0 of 100 runs, 0 of the best setting's 5"
-        assert verdict.notes == (f"{nothing}, and none of setting(s) {listed} and 10 more",)
-        assert str(verdict) == f"in order\nnote: {verdict.notes[0]}"
+        text = f"there was time to repeat 0 of 100 runs, 0 of the best setting's 5, and none of setting(s) {listed} and"
+        assert verdict.undecided[0].startswith(text)
+        assert str(verdict) == f"undecided: {verdict.undecided[0]}"
+        enough = float(re.search(r"at least minutes=([\d.]+) is needed", str(verdict))[1])
+        assert validate_submission(tmp_path / "a.json", minutes=enough).ok
+        assert not validate_submission(tmp_path / "a.json", minutes=enough / 2).ok
+
+    def test_a_plan_that_nobody_compared_with_is_named(self, honest, tmp_path):
+        honest["planned"].save(tmp_path / "a.json")
+        (note,) = validate_submission(tmp_path / "a.json", rerun=0).notes
+        assert re.fullmatch("names a plan \\(digest .{12}…\\); whether it came before the runs is not checked", note)
 
     def test_settings_with_equal_curves_are_named(self, tmp_path):
-        grid = {"weight_decay": [0.0, 1e-30], "lr": [0.1, 0.3]}
+        grid = {"weight_decay": [0.0, 1e-9], "lr": [0.1, 0.3]}
         compare(grid, seeds=2, epochs=5, progress=False).save(tmp_path / "a.json")
         verdict = validate_submission(tmp_path / "a.json")
         assert verdict.ok
         assert "what differs between them changes nothing: 2 (as 0), 3 (as 1)" in verdict.notes[0]
+
+    @pytest.mark.parametrize("changed", [lambda place: 0.01, lambda place: 0.01 + 0.001 * place], ids=["all", "none"])
+    def test_times_that_compare_never_writes_are_named(self, changed, tmp_path):
+        grid = {"lr": [0.1, 0.3], "optimizer": ["sgd", "adam"]}
+        comparison = compare(grid, seeds=3, epochs=5, progress=False)
+        records = tuple(replace(record, seconds=changed(place)) for place, record in enumerate(comparison.records))
+        replace(comparison, records=records).save(tmp_path / "a.json")
+        (note,) = validate_submission(tmp_path / "a.json").notes
+        assert re.fullmatch("12 runs in 2 job\\(s\\) have (1|12) different times, as compare never writes them", note)
 
     def test_an_ordinary_file_has_none(self, small, tmp_path):
         small.save(tmp_path / "a.json")

@@ -8,7 +8,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_utils import advanced, basics, capstone, interpretation, iris, optimization, pitfalls
 from course_utils.foundation.evaluation import output_tensor
@@ -44,6 +44,28 @@ def directions(adversarial: Tensor, case: Case) -> Tensor:
 def joined(parts: Any) -> Tensor:
     """What was attributed to one input or to several, as one tensor."""
     return torch.cat(parts, 1) if isinstance(parts, tuple) else parts
+
+
+def square_attack(case: Case) -> Tensor:
+    """Before the search: the stripes, which the model has no say in, and whether it stands after one query."""
+    attacked = advanced.square_attack(
+        case.model, case.inputs, case.target, n_queries=1, seed=0, **ATTACK, **case.options
+    )
+    return directions(attacked, case)
+
+
+def randomization_check(case: Case) -> list:
+    """How alike the maps are when only the head is random: the same new weights for each kind."""
+
+    def attribute(model: nn.Module, x: Tensor) -> Tensor:
+        return advanced.saliency_map(model, x, case.explained, **case.options)
+
+    return [float(advanced.randomization_check(case.model, case.inputs, attribute)["similarity"].iloc[0])]
+
+
+def certified(case: Case) -> list:
+    found = advanced.certify(case.model, case.inputs, sigma=0.02, n=20, n_selection=5, alpha=0.1, **case.options)
+    return [found.labels, found.radius]
 
 
 def adversarial_training(case: Case) -> list:
@@ -217,6 +239,18 @@ CALLS: dict[str, Call] = {
     "advanced.grad_cam": Call(
         "images", lambda c: advanced.grad_cam(c.model, c.inputs, c.stem, c.explained, **c.options)
     ),
+    "advanced.square_attack": Call("images", square_attack),
+    "advanced.occlusion_map": Call(
+        "images", lambda c: advanced.occlusion_map(c.model, c.inputs, c.explained, **c.options)
+    ),
+    "advanced.rise_map": Call(
+        "images", lambda c: advanced.rise_map(c.model, c.inputs, c.explained, n_masks=10, **c.options)
+    ),
+    "advanced.randomization_check": Call("images", randomization_check),
+    "advanced.smoothed_predict": Call(
+        "rows", lambda c: advanced.smoothed_predict(c.model, c.inputs, sigma=0.02, n=20, **c.options)
+    ),
+    "advanced.certify": Call("rows", certified),
     "advanced.integrated_gradients": Call(
         "images",
         lambda c: joined(advanced.integrated_gradients(c.model, c.inputs, c.explained, n_steps=4, **c.options)),

@@ -144,6 +144,10 @@ class Twice(nn.Module):
         super().__init__()
         self.first, self.bias = first, second.bias
 
+    def reset_parameters(self) -> None:
+        self.first.reset_parameters()
+        nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(torch.tanh(self.first(x)), self.first.weight, self.bias)
 

@@ -61,6 +61,24 @@ EXCEPTIONS = (
         ("scripted",),
         ["advanced.grad_cam"],
     ),
+    (
+        REFUSED,
+        "holds weights and has no reset_parameters(), so nobody knows how its random weights are made",
+        ("scripted", "adapter"),
+        ["advanced.randomization_check"],
+    ),
+    (
+        REFUSED,
+        "is computed from other parameters in each forward pass, so a new one would be lost",
+        ("pruned",),
+        ["advanced.randomization_check"],
+    ),
+    (
+        RIGHT,
+        "the same seed gives the same answer; the new weights are drawn in the model's own dtype",
+        ("half", "bfloat16", "float64"),
+        ["advanced.randomization_check"],
+    ),
     (REFUSED, HALF_TRAINING, ("half", "bfloat16"), ["capstone.train_model"]),
     (
         REFUSED,
@@ -99,6 +117,8 @@ EXCEPTIONS = (
         [
             *("advanced.fgsm_attack", "advanced.pgd_attack", "advanced.adversarial_training"),
             *("advanced.evaluate_robustness", "advanced.saliency_map", "advanced.grad_cam"),
+            *("advanced.square_attack", "advanced.occlusion_map", "advanced.rise_map"),
+            *("advanced.randomization_check", "advanced.smoothed_predict", "advanced.certify"),
         ],
     ),
     (

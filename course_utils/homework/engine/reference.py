@@ -59,7 +59,7 @@ def train_sequentially(setting: Setting, seed: int, x: Tensor, y: Tensor, num_cl
                 total += loss.item() * (positions.stop - positions.start)
             losses.append(total / num_samples)
     curve = torch.tensor(losses, dtype=torch.float64)
-    return TrainedRun(curve, [(layer.weight.detach(), layer.bias.detach()) for layer in network.layers])
+    return TrainedRun(curve, [(weight.detach(), bias.detach()) for weight, bias in network.layers])
 
 
 class Network(nn.Module):
@@ -68,23 +68,24 @@ class Network(nn.Module):
     def __init__(self, parameters: Parameters, activation: str) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.layers = nn.ModuleList()
-        for weight, bias in parameters:
-            # skip_init: the layer draws no weights of its own, which would come from the global random state.
-            layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], dtype=weight.dtype)
-            layer.weight.data, layer.bias.data = weight, bias
-            self.layers.append(layer)
+        # Parameters instead of nn.Linear layers, which would first draw weights of their own, from the global state.
+        self.flat = nn.ParameterList(tensor for layer in parameters for tensor in layer)  # weight, bias, weight, …
+
+    @property
+    def layers(self) -> Parameters:
+        tensors = list(self.flat)
+        return list(zip(tensors[0::2], tensors[1::2], strict=True))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N, D) → logits (N, C). mask: (N, H₁ + H₂ + …), 0 for the units that are off; None: no dropout."""
         *hidden_layers, last_layer = self.layers
         start = 0
         for layer in hidden_layers:
-            x = self.activation(layer(x))
+            x = self.activation(F.linear(x, *layer))
             if mask is not None:
-                x = x * mask[:, start : start + layer.out_features]
-                start += layer.out_features
-        return last_layer(x)
+                x = x * mask[:, start : start + x.shape[1]]
+                start += x.shape[1]
+        return F.linear(x, *last_layer)
 
 
 def make_optimizer(setting: Setting, network: nn.Module) -> torch.optim.Optimizer:

@@ -33,8 +33,8 @@ class TestClosedForm:
             assert result.losses.item() == pytest.approx(loss.item(), abs=1e-14)
             for layer, start, end in zip(network.layers, first, result.parameters, strict=True):
                 assert end[0].dtype == torch.float64
-                assert torch.allclose(start[0] - end[0], layer.weight.grad, rtol=0, atol=1e-14)
-                assert torch.allclose(start[1] - end[1], layer.bias.grad, rtol=0, atol=1e-14)
+                assert torch.allclose(start[0] - end[0], layer[0].grad, rtol=0, atol=1e-14)
+                assert torch.allclose(start[1] - end[1], layer[1].grad, rtol=0, atol=1e-14)
 
     def test_the_loss_is_torchs_also_at_infinite_logits(self):
         logits = torch.tensor([[0.0, -torch.inf, 1.0], [torch.inf, 0.0, 0.0], [3e38, -3e38, 0.0], [90.0, -90.0, 0.0]])
