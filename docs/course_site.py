@@ -11,7 +11,15 @@ def heading_anchor(title: str) -> str:
 
     >>> heading_anchor("1.12 How much? Regression")
     '1.12-How-much?-Regression'
+
+    Entries of the error index are linked by their number alone.
+
+    >>> heading_anchor("E8 · A threshold that is documented and never used")
+    'E8'
     """
+    entry = re.match(r"(E\d+) · ", title)
+    if entry:
+        return entry[1]
     return title.replace(" ", "-")
 
 
@@ -52,14 +60,18 @@ def plain_docstring(app, kind: str, name: str, thing, options, lines: list[str])
             lines[index] = "`".join(parts)
 
 
-def add_notebook_name(app, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Tell the template which notebook a page was made from, for the hint how to run it."""
+def finish_page(app, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Tell the template which notebook a page was made from, and leave no heading of a column empty."""
     is_notebook = pagename.split("/")[0] in ("notebooks", "exercises")
+    if (
+        "body" in context
+    ):  # an empty corner of a table is a cell: a screen reader would announce a heading without words
+        context["body"] = re.sub(r"<th([^>]*)>(?:<p></p>)?</th>", r"<td\1></td>", context["body"])
     context["notebook"] = f"{pagename}.ipynb" if is_notebook else ""
 
 
 def setup(app) -> dict:
     app.add_html_math_renderer("mathml", (inline_formula, None), (block_formula, None))
     app.connect("autodoc-process-docstring", plain_docstring, priority=1)  # before napoleon adds signs of its own
-    app.connect("html-page-context", add_notebook_name)
+    app.connect("html-page-context", finish_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

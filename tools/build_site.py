@@ -61,17 +61,24 @@ def figure_description(output: NotebookNode) -> str:
     return words if len(words) <= LONGEST_DESCRIPTION else words[: LONGEST_DESCRIPTION - 2].rsplit(" ", 1)[0] + " …"
 
 
+def with_titles(text: str) -> str:
+    """The error index's headings, which are only numbers, together with the titles below them: search shows headings.
+
+    The target in brackets keeps the short address, error_index.html#e8.
+    """
+    return re.sub(r"^(#+ )(E\d+)\n+\*\*(.+)\*\*$", r"(\2)=\n\1\2 · \3", text, flags=re.MULTILINE)
+
+
 def prepare(notebook: NotebookNode) -> NotebookNode:
     """A notebook as the site shows it: every picture has a description, and what JupyterLab folds away is folded."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
+            cell.source = with_titles(cell.source)
             continue
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
                 image.setdefault("alt", figure_description(output))
-            if "text/html" in output.get("data", {}):  # pandas leaves empty corners, which no screen reader can read
-                output.data["text/html"] = output.data["text/html"].replace("<th></th>", "<td></td>")
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata.setdefault("tags", []).append("hide-input")
     return notebook
@@ -153,14 +160,15 @@ def reference_page(title: str, modules: list[str]) -> str:
 
 
 def write_reference(folder: Path) -> None:
-    """One page for each chapter's package, and a page that lists them."""
+    """One page for each chapter's package, and a page that lists them and the pages of docs/."""
     folder.mkdir()
     for package in PACKAGES:
         name = f"course_utils.{package}"
         folder.joinpath(f"{package}.md").write_text(reference_page(name, [name]), encoding="utf-8")
     modules = [f"course_utils.foundation.{module}" for module in FOUNDATION]
     folder.joinpath("foundation.md").write_text(reference_page("course_utils.foundation", modules), encoding="utf-8")
-    pages = "\n".join([*PACKAGES, "foundation", "../models"])
+    more = sorted(f"../docs/{page.stem}" for page in REPOSITORY.glob("docs/*.md"))
+    pages = "\n".join([*PACKAGES, "foundation", *more])
     folder.joinpath("index.md").write_text(
         "# Reference\n\nThe package `course_utils`, one page for each chapter's part. The tests run every example."
         f"\n\n```{{toctree}}\n:maxdepth: 1\n\n{pages}\n```\n",
@@ -170,7 +178,11 @@ def write_reference(folder: Path) -> None:
 
 def collect(folder: Path) -> None:
     """Put everything that Sphinx reads into one folder, laid out as the repository is, so that links fit."""
-    shutil.copytree(REPOSITORY / "docs", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    settings = shutil.ignore_patterns("__pycache__", "*.md")
+    shutil.copytree(REPOSITORY / "docs", folder, dirs_exist_ok=True, ignore=settings)
+    (folder / "docs").mkdir()
+    for page in REPOSITORY.glob("docs/*.md"):
+        shutil.copy(page, folder / "docs")
     for path in [*REPOSITORY.glob("notebooks/*.ipynb"), *REPOSITORY.glob("exercises/*/*.ipynb")]:
         notebook = prepare(nbformat.read(path, as_version=4))
         target = folder / path.relative_to(REPOSITORY)

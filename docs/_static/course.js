@@ -36,9 +36,45 @@ function coverPredictions() {
   }
 }
 
+// The error index gets a field that narrows its tables of contents to the entries that hold all words typed.
+function addSymptomFilter() {
+  const contents = document.querySelector("section#contents");
+  if (!contents) return;
+  const rows = [...contents.querySelectorAll("tbody tr")].map(row => {
+    const target = document.getElementById(row.querySelector("a").hash.slice(1));
+    const entry = target && (target.closest("section") || target);
+    return { row, words: (row.textContent + " " + (entry ? entry.textContent : "")).toLowerCase() };
+  });
+
+  const label = document.createElement("label");
+  label.className = "symptom-filter";
+  label.textContent = "What do you see? ";
+  const field = document.createElement("input");
+  field.type = "search";
+  field.placeholder = "nan, 1.46, always the same class …";
+  label.append(field);
+  const count = document.createElement("p");
+  count.setAttribute("role", "status");
+  contents.querySelector("h2").after(label, count);
+
+  field.addEventListener("input", () => {
+    const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const { row, words } of rows) {
+      row.hidden = !wanted.every(word => words.includes(word));
+      if (!row.hidden) shown += 1;
+    }
+    count.textContent = wanted.length ? `${shown} of ${rows.length} entries` : "";
+  });
+}
+
 function openAllAnswers() {
   for (const answer of document.querySelectorAll("details")) answer.open = true;
 }
 
+// The search fetches excerpts of the pages that it found, which browsers forbid for files on the disk.
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
 document.addEventListener("DOMContentLoaded", coverPredictions);
+document.addEventListener("DOMContentLoaded", addSymptomFilter);
 window.addEventListener("beforeprint", openAllAnswers);
