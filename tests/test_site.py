@@ -179,6 +179,7 @@ class TestInTheBrowser:
         assert 1 <= rows.count() <= 5
         assert page.get_by_role("status").inner_text() == f"{rows.count()} of {total} entries"
         assert "E20" in rows.all_inner_texts()[0]
+        assert page.locator("#contents table:visible").count() <= rows.count()  # groups without an entry are hidden
         page.close()
 
     def test_a_prediction_waits_for_the_readers_answer(self, site, browser):

@@ -64,6 +64,12 @@ function addSymptomFilter() {
       row.hidden = !wanted.every(word => words.includes(word));
       if (!row.hidden) shown += 1;
     }
+    for (const table of contents.querySelectorAll("table")) {
+      const empty = !table.querySelector("tbody tr:not([hidden])");
+      const whole = table.closest(".pst-scrollable-table-container") || table;
+      whole.hidden = empty;
+      whole.previousElementSibling.hidden = empty; // the name of the group
+    }
     count.textContent = wanted.length ? `${shown} of ${rows.length} entries` : "";
   });
 }
