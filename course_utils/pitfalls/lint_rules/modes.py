@@ -1,7 +1,6 @@
 """Rules: train and eval mode, gradients that nobody needs, layers that nobody sees, hooks that stay."""
 
 import ast
-import builtins
 import re
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from course_utils.pitfalls.lint_rules.source import (
     argument,
     calls_in,
     constant,
+    first_name,
     has_call,
     is_self_attribute,
     keyword,
@@ -373,7 +373,7 @@ def _runs_a_given_model(function: ast.AST, call: ast.Call) -> bool:
 
     A function that only registers hooks does what it is for, and hooks of a model that is made here go with it.
     """
-    name = _root(call.func.value)
+    name = first_name(call.func.value)
     for _ in range(5):  # from `layer` to `model` in `for layer in model.modules()`
         sources = [_source_of(node, name) for node in ast.walk(function)]
         sources = [node for node in sources if node is not None]
@@ -381,7 +381,7 @@ def _runs_a_given_model(function: ast.AST, call: ast.Call) -> bool:
             break
         if len(sources) > 1 or not _leads_on(sources[0]):
             return False
-        name = _root(sources[0])
+        name = first_name(sources[0])
     return any(spelled(other.func) == name and other.lineno > call.lineno for other in calls_in(function))
 
 
@@ -405,11 +405,6 @@ def _leads_on(node: ast.expr) -> bool:
     looks = ("getattr", "dict", "list", "next", "reversed", "enumerate")
     looks += ("modules", "named_modules", "children", "named_children", "get_submodule", "items", "values")
     return last_name(node.func) in looks
-
-
-def _root(node: ast.expr) -> str:
-    """The first name of `model.layers[0]`, `list(model.children())` and the like."""
-    return next((part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id not in dir(builtins)), "")
 
 
 @rule(

@@ -9,6 +9,7 @@ from course_utils.pitfalls.lint_rules.source import (
     arguments_of,
     calls_in,
     constant,
+    first_name,
     has_call,
     keyword,
     last_name,
@@ -79,18 +80,11 @@ def _changed_model(target: ast.expr) -> str:
     return "" if model == "self" else model
 
 
-def _root(node: ast.expr | None) -> str:
-    """ "model" of `model`, of `model[2]` and of `model.fc`."""
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
 def _makes_optimizer(source: Outputs, statement: ast.stmt, model: str) -> bool:
     for call in calls_in(statement):
         if source.full_name(call.func).startswith("torch.optim.") and call.args:
             parts = calls_in(call.args[0], "parameters", "named_parameters")
-            if any(_root(owner_of(part)) == model != "" for part in parts):
+            if any(first_name(owner_of(part)) == model != "" for part in parts):
                 return True
     return False
 

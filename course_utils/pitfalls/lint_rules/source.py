@@ -1,6 +1,7 @@
 """What a Python text says about itself: names, where their values come from, scopes. Nothing is run or imported."""
 
 import ast
+import builtins
 import io
 import tokenize
 from collections import defaultdict
@@ -279,6 +280,11 @@ def last_name(node: ast.AST | None) -> str:
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def first_name(node: ast.expr) -> str:
+    """The first name of `model.layers[0]`, `list(model.children())` and the like."""
+    return next((part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id not in dir(builtins)), "")
 
 
 def spelled(node: ast.AST | None) -> str:
